@@ -1,0 +1,1 @@
+"""The methods EAST is compared with, one file each, the idea only."""

@@ -1,0 +1,1 @@
+"""What runs on a cluster's head node, and descriptions of clusters."""

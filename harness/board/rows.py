@@ -1,0 +1,72 @@
+"""Rows of the leaderboard: runs that differ by nothing but their seed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    data: str
+    model: str
+    method: str
+    density: float
+    fingerprint: str
+    accuracies: tuple[float, ...]
+    """Test accuracy of the last epoch, 0 to 1, in the order of seeds."""
+
+    seeds: tuple[int, ...]
+    n_weights: int
+    n_active: tuple[int, ...]
+    n_nonzero: tuple[int, ...]
+    failures: tuple[str, ...] = ()
+
+    @property
+    def mean(self) -> float | None:
+        return mean(self.accuracies) if self.accuracies else None
+
+    @property
+    def std(self) -> float | None:
+        """Sample standard deviation; None with fewer than two seeds."""
+        return stdev(self.accuracies) if len(self.accuracies) > 1 else None
+
+
+def rows_from_results(results: Iterable[dict[str, Any]]) -> list[Row]:
+    """Sorted by data set, model, falling density and falling accuracy; a failed run is kept as a failure of its row."""
+    groups: dict[tuple[str, str, str, float, str], list[dict[str, Any]]] = defaultdict(list)
+    for r in results:
+        groups[(r["data"], r["model"], r["method"], r["density"], r["fingerprint"])].append(r)
+    rows = []
+    for (data, model, method, density, fingerprint), runs in groups.items():
+        runs.sort(key=lambda r: r["seed"])
+        done = [r for r in runs if r["status"] == "done"]
+        rows.append(
+            Row(
+                data=data,
+                model=model,
+                method=method,
+                density=density,
+                fingerprint=fingerprint,
+                accuracies=tuple(r["test_accuracy_last"] for r in done),
+                seeds=tuple(r["seed"] for r in done),
+                n_weights=done[0]["n_weights"] if done else 0,
+                n_active=tuple(r["n_active"] for r in done),
+                n_nonzero=tuple(r["n_nonzero"] for r in done),
+                failures=tuple(f"seed {r['seed']} {r['status']}: {r.get('reason', '')}" for r in runs if r not in done),
+            )
+        )
+    rows.sort(key=lambda row: (row.data, row.model, -row.density, -(row.mean or 0)))
+    return rows
+
+
+def as_plain(row: Row) -> dict[str, Any]:
+    return {
+        "data": row.data, "model": row.model, "method": row.method, "density": row.density, "n": len(row.seeds),
+        "mean": row.mean, "std": row.std, "accuracies": list(row.accuracies), "seeds": list(row.seeds),
+        "n_weights": row.n_weights, "n_active": list(row.n_active), "n_nonzero": list(row.n_nonzero),
+        "fingerprint": row.fingerprint, "failures": list(row.failures),
+    }  # fmt: skip

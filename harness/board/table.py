@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from itertools import groupby
+
+from rich.console import Console
+from rich.table import Table
+
+from harness.board.rows import Row
+
+
+def percent(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{100 * value:.{digits}f}"
+
+
+def span(values: tuple[int, ...]) -> str:
+    """One number where all seeds agree, else the range."""
+    if not values:
+        return "-"
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,}-{high:,}"
+
+
+def show_table(rows: list[Row], console: Console) -> None:
+    """One table per data set and model, densities apart; failures below, in words."""
+    for (data, model), group in groupby(rows, key=lambda r: (r.data, r.model)):
+        of = list(group)
+        n_weights = max(r.n_weights for r in of)
+        table = Table(title=f"{data}, {model}: {n_weights:,} maskable weights", title_justify="left")
+        for name in ("sparsity %", "density", "method"):
+            table.add_column(name, justify="left" if name == "method" else "right")
+        for name in ("test accuracy %", "n", "active weights", "non-zeros"):
+            table.add_column(name, justify="right")
+        previous = None
+        for row in of:
+            if previous is not None and previous != row.density:
+                table.add_section()
+            previous = row.density
+            spread = f" ± {percent(row.std)}" if row.std is not None else ""
+            n = f"{len(row.seeds)}" + (f" (+{len(row.failures)} failed)" if row.failures else "")
+            table.add_row(
+                f"{100 * (1 - row.density):g}", f"{row.density:g}", row.method, f"{percent(row.mean)}{spread}",
+                n, span(row.n_active), span(row.n_nonzero),
+            )  # fmt: skip
+        console.print(table)
+        console.print(
+            "accuracy: last epoch, mean ± standard deviation over n seeds; density: kept over maskable weights "
+            "(convolutions, linear layers)",
+            style="dim",
+        )
+        for row in of:
+            for failure in row.failures:
+                console.print(f"failed: {row.method} at density {row.density:g}, {failure}", style="red")

@@ -1,0 +1,117 @@
+"""Image folders in the ImageNet layout: an index that is checked before anything trains."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from harness.config.schema import DataConfig
+from harness.data.batches import Split
+from harness.data.sources import find_data
+from harness.errors import HarnessError
+
+SUFFIXES = (".jpeg", ".jpg", ".png")
+
+
+class CorruptImageError(Exception):
+    """A file that is not a whole image; the message says what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    path: str
+    label: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class FolderIndex:
+    classes: tuple[str, ...]
+    splits: dict[Split, list[ImageFile]]
+    skipped: tuple[str, ...]
+
+
+def index_folder(config: DataConfig, root: str | None) -> FolderIndex:
+    """List and check root/folder/{train,val}/<class>/*; val is the test set, part of train validates.
+
+    Every file's header and end are read, so that a broken image is known now and not in the third hour.
+    Raises HarnessError for a missing or empty folder, a class of val that is not in train, or, unless
+    ``on_corrupt: skip``, a broken image, which is named.
+    """
+    base = find_data(root, config.folder)
+    classes = _class_folders(base / "train")
+    unknown = sorted(set(_class_folders(base / "val")) - set(classes))
+    if unknown:
+        raise HarnessError(f"{base / 'val'}: class '{unknown[0]}' is not in train ({len(unknown)} such classes)")
+    label_of = {name: label for label, name in enumerate(classes)}
+    skipped: list[str] = []
+    train = _read_split(base / "train", label_of, config.on_corrupt, skipped)
+    test = _read_split(base / "val", label_of, config.on_corrupt, skipped)
+    every = max(2, round(1 / config.validation_fraction))
+    held_out = {i for i in range(len(train)) if i % every == every - 1}
+    splits: dict[Split, list[ImageFile]] = {
+        "train": [f for i, f in enumerate(train) if i not in held_out],
+        "validation": [f for i, f in enumerate(train) if i in held_out],
+        "test": test,
+    }
+    return FolderIndex(tuple(classes), splits, tuple(skipped))
+
+
+def _class_folders(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise HarnessError(f"no folder {folder}: expected <root>/<data.folder>/train/<class>/ and .../val/<class>/")
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    if not names:
+        raise HarnessError(f"{folder} has no class folders: expected {folder}/<class>/*.JPEG")
+    return names
+
+
+def _read_split(folder: Path, label_of: dict[str, int], on_corrupt: str, skipped: list[str]) -> list[ImageFile]:
+    paths = [
+        (str(file), label)
+        for name, label in label_of.items()
+        if (folder / name).is_dir()
+        for file in sorted((folder / name).iterdir())
+        if file.suffix.lower() in SUFFIXES
+    ]
+    if not paths:
+        raise HarnessError(f"{folder} holds no images ({', '.join(SUFFIXES)})")
+
+    def inspect(entry: tuple[str, int]) -> ImageFile | str:
+        try:
+            height, width = check_image(entry[0])
+        except CorruptImageError as fault:
+            return f"{entry[0]}: {fault}"
+        return ImageFile(entry[0], entry[1], height, width)
+
+    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
+        found = list(pool.map(inspect, paths, chunksize=64))
+    faults = [f for f in found if isinstance(f, str)]
+    if faults and on_corrupt == "error":
+        raise HarnessError(f"broken image {faults[0]} ({len(faults)} in all); data.on_corrupt: skip leaves them out")
+    skipped.extend(faults)
+    return [f for f in found if isinstance(f, ImageFile)]
+
+
+def check_image(path: str) -> tuple[int, int]:
+    """Height and width of an image file that begins as one and, a JPEG, ends as one."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            is_jpeg = image.format == "JPEG"
+        if is_jpeg:
+            with open(path, "rb") as stream:
+                stream.seek(0, os.SEEK_END)
+                stream.seek(-min(stream.tell(), 4096), os.SEEK_CUR)
+                if b"\xff\xd9" not in stream.read():
+                    raise CorruptImageError("the JPEG is truncated: it has no end marker")
+    except CorruptImageError:
+        raise
+    except Exception as error:  # PIL raises many kinds for what is not an image
+        raise CorruptImageError(str(error).split("'")[0].strip() or type(error).__name__) from None
+    return height, width

@@ -1,0 +1,77 @@
+"""Feeds image folders: plans from crops.py, pixels from DALI or torchvision, normalised on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from harness.config.schema import DataConfig
+from harness.data.batches import Batch, Share, Split
+from harness.data.crops import BatchPlan, evaluation_plan, train_plan
+from harness.data.folder import FolderIndex
+from harness.errors import HarnessError
+from harness.models.shape import InputShape
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Decoder(Protocol):
+    """Turns planned views into pixels, in order, ahead of time."""
+
+    def decode(self, plans: list[BatchPlan]) -> Iterator[Tensor]:
+        """Yields uint8 [batch, 3, size, size] per plan."""
+        ...
+
+
+class ImageLoader:
+    def __init__(
+        self,
+        index: FolderIndex,
+        config: DataConfig,
+        seed: int,
+        share: Share,
+        device: torch.device,
+        eval_batch: int,
+        decoder: Decoder,
+    ) -> None:
+        self.index, self.config, self.seed, self.share = index, config, seed, share
+        self.device, self.eval_batch, self.decoder = device, eval_batch, decoder
+        self.sizes: dict[Split, int] = {split: len(files) for split, files in index.splits.items()}
+        self.inputs = InputShape(3, image_size(config), len(index.classes))
+        self.n_skipped = len(index.skipped)
+        self.mean = (255 * torch.tensor(IMAGENET_MEAN, device=device)).view(3, 1, 1)
+        self.std = (255 * torch.tensor(IMAGENET_STD, device=device)).view(3, 1, 1)
+
+    def train(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
+        files = self.index.splits["train"]
+        return self._feed(train_plan(files, self.config, self.seed, epoch, self.share, first_batch))
+
+    def evaluate(self, split: Split) -> Iterator[Batch]:
+        return self._feed(evaluation_plan(self.index.splits[split], self.eval_batch, self.share))
+
+    def _feed(self, plans: list[BatchPlan]) -> Iterator[Batch]:
+        for plan, pixels in zip(plans, self.decoder.decode(plans), strict=True):
+            images = (pixels.to(self.device, non_blocking=True).float() - self.mean) / self.std
+            labels = torch.tensor([view.file.label for view in plan.views], device=self.device)
+            yield Batch(images, labels, plan.weight.to(self.device), plan.n_global)
+
+
+def image_size(config: DataConfig) -> int:
+    return config.image_size or 224
+
+
+def undecodable(plan: BatchPlan, error: Exception) -> HarnessError:
+    """Name the file of a batch that cannot be decoded."""
+    from PIL import Image
+
+    for view in plan.views:
+        try:
+            with Image.open(view.file.path) as image:
+                image.load()
+        except Exception as fault:
+            return HarnessError(f"broken image {view.file.path}: {fault}")
+    return HarnessError(f"a batch starting with {plan.views[0].file.path} could not be decoded: {error}")

@@ -1,0 +1,194 @@
+"""What a sparse-training method is: which weights, how many per layer, which to drop and grow, and when.
+
+A method asks the run for weights, gradients and keyed noise, and returns masks. It never touches ``.data``, ``.grad``
+or optimizer state; the engine does, the same way for every method and on every engine.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal, Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from harness.config.schema import MethodOptions
+from harness.sparse.budgets import Distribution, Shapes, layer_budgets, total_budget
+from harness.sparse.noise import keyed_generator
+from harness.sparse.schedules import Clock, CosineDrop
+from harness.sparse.selection import random_mask, top_k_mask
+
+Masks = dict[str, Tensor]
+
+
+class Tensors(Protocol):
+    """What a method may ask of the engine. Every call is collective: all ranks make it, all get the same tensor."""
+
+    def mask(self, layer: str) -> Tensor: ...
+
+    def weight(self, layer: str) -> Tensor: ...
+
+    def gradient(self, layer: str) -> Tensor: ...
+
+
+class Method:
+    """Dense training, and the parent of all methods."""
+
+    Options: ClassVar[type[MethodOptions]] = MethodOptions
+    family: ClassVar[str] = "dense"
+    source: ClassVar[str] = "-"
+
+    def __init__(self, options: MethodOptions, clock: Clock, seed: int) -> None:
+        self.options = options
+        self.clock = clock
+        self.seed = seed
+        self.n_weights = 0
+        self.shapes: Shapes = {}
+        self.tensors: Tensors
+
+    # --- before training -------------------------------------------------------------------------------
+
+    def transform(self, model: nn.Module) -> nn.Module:
+        """Change the architecture before anything is masked (EAST)."""
+        return model
+
+    def bind(self, n_weights: int, shapes: Shapes) -> None:
+        """Learn the denominator of density (weights of the untransformed network) and the layers there are."""
+        self.n_weights, self.shapes = n_weights, shapes
+        self.budgets_at(0)  # an impossible budget is refused before anything runs
+
+    def initial_masks(self) -> Masks:
+        """Masks before the first step; none for a dense run."""
+        return {}
+
+    # --- pure functions of the step --------------------------------------------------------------------
+
+    def budgets_at(self, step: int) -> dict[str, int]:
+        """Active weights per layer after `step` steps, exactly."""
+        return {name: torch.Size(shape).numel() for name, shape in self.shapes.items()}
+
+    def update_due(self, step: int) -> bool:
+        """Whether the topology changes right after step `step` (1-based)."""
+        return False
+
+    def replaces_step(self, step: int) -> bool:
+        """Whether the topology update at `step` takes the place of the optimizer step."""
+        return False
+
+    def needs_gradient(self, step: int) -> bool:
+        """Whether the gradient of every position must be known at `step`."""
+        return False
+
+    def is_final(self, step: int) -> bool:
+        """Whether the network after `step` has its final density and architecture (only then it may be the best)."""
+        return True
+
+    def gauges(self, step: int) -> dict[str, float]:
+        """Method-specific numbers for the record."""
+        return {}
+
+    # --- during training -------------------------------------------------------------------------------
+
+    def new_masks(self, step: int) -> Masks:
+        """The masks after the topology update of `step`, for the layers that change."""
+        return {}
+
+    def adapt(self, model: nn.Module, step: int) -> bool:
+        """Bring the model to what it is after `step` steps; returns whether its set of trained parameters changed.
+
+        Called before training, at every epoch's start, and after a resume: a function of the step, not of history.
+        """
+        return False
+
+
+class SparseOptions(MethodOptions):
+    name: str = "static"
+    distribution: Distribution = "erk"
+    """How the budget is spread over layers."""
+
+
+class SparseMethod(Method):
+    """A fixed budget per layer and random initial masks: exact counts, keyed by (seed, 'mask', layer)."""
+
+    Options: ClassVar[type[MethodOptions]] = SparseOptions
+    options: SparseOptions
+
+    def budget_for(self, density: float) -> dict[str, int]:
+        total = total_budget(density, self.n_weights)
+        return layer_budgets(self.shapes, total, self.options.distribution)
+
+    def bind(self, n_weights: int, shapes: Shapes) -> None:
+        self.n_weights, self.shapes = n_weights, shapes
+        self.target_budget = self.budget_for(self.options.density)
+
+    def budgets_at(self, step: int) -> dict[str, int]:
+        return self.target_budget
+
+    def initial_masks(self) -> Masks:
+        budgets = self.budgets_at(0)
+        return {
+            name: random_mask(torch.Size(shape), budgets[name], keyed_generator(self.seed, "mask", name))
+            for name, shape in self.shapes.items()
+        }
+
+
+class DropAndGrowOptions(SparseOptions):
+    drop_fraction: float = Field(0.3, gt=0, lt=1)
+    """Share of a layer's active weights replaced at the first update; it falls along half a cosine."""
+
+    final_drop_fraction: float = Field(0.0, ge=0, lt=1)
+    interval: int = Field(100, ge=1)
+    """Optimizer steps between topology updates."""
+
+    stop: float = Field(0.75, gt=0, le=1)
+    """Fraction of the run after which the topology is fixed and the drop fraction has reached its end."""
+
+    style: Literal["append", "replace"] = "append"
+    """An update follows the optimizer step of its batch, or takes its place (RigL's original)."""
+
+
+class DropAndGrow(SparseMethod, ABC):
+    """Drop the smallest magnitudes of each layer, grow as many elsewhere; the budget of each layer stays.
+
+    Positions dropped in an update are candidates for growth in it; one that is grown at once was never out, and keeps
+    its value and its momentum.
+    """
+
+    Options: ClassVar[type[MethodOptions]] = DropAndGrowOptions
+    options: DropAndGrowOptions
+    grows_by_gradient: ClassVar[bool] = False
+
+    def bind(self, n_weights: int, shapes: Shapes) -> None:
+        super().bind(n_weights, shapes)
+        o = self.options
+        self.last_step = round(o.stop * self.clock.total_steps)
+        self.drop = CosineDrop(start=o.drop_fraction, end=o.final_drop_fraction, until=self.last_step)
+
+    def update_due(self, step: int) -> bool:
+        stopped = step >= self.last_step if self.options.stop < 1 else step > self.last_step
+        return step % self.options.interval == 0 and not stopped
+
+    def replaces_step(self, step: int) -> bool:
+        return self.options.style == "replace" and self.update_due(step)
+
+    def needs_gradient(self, step: int) -> bool:
+        return self.grows_by_gradient and self.update_due(step)
+
+    @abstractmethod
+    def grow_score(self, layer: str, step: int) -> Tensor:
+        """One score per position of the layer; the largest among inactive positions are grown."""
+
+    def n_dropped(self, n_active: int, step: int) -> int:
+        return int(self.drop.at(step) * n_active)
+
+    def new_masks(self, step: int) -> Masks:
+        return {layer: self.drop_and_grow(layer, step) for layer in self.shapes}
+
+    def drop_and_grow(self, layer: str, step: int) -> Tensor:
+        mask = self.tensors.mask(layer)
+        n_active = self.budgets_at(step)[layer]
+        n_dropped = self.n_dropped(n_active, step)
+        kept = top_k_mask(self.tensors.weight(layer).abs(), n_active - n_dropped, among=mask)
+        grown = top_k_mask(self.grow_score(layer, step), n_dropped, among=~kept)
+        return kept | grown

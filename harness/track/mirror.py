@@ -1,0 +1,233 @@
+"""MLflow behind the records: written in the background, in batches, found again by identity before anything is made.
+
+Replaying is harmless: what a tracking run already holds is known from its own `progress_step`, whoever wrote it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import yaml
+
+from harness.track.record import RESULT, read_events, read_result
+
+RUN_TAG = "harness.run_id"
+KIND_TAG = "harness.kind"
+CURVE_TAG = "harness.curve"
+ARTIFACTS = ("config.yaml", RESULT, "masks.safetensors")
+NOT_METRICS = {"event", "time", "step", "total_steps"}
+FINAL_METRICS = (
+    "test_accuracy_last", "test_accuracy_best", "val_accuracy_best", "n_weights", "n_active", "n_nonzero",
+    "train_seconds", "images_per_second", "n_skipped_images",
+)  # fmt: skip
+BATCH = 1000
+
+
+def default_uri(out: Path) -> str:
+    return f"sqlite:///{out / 'mlflow.db'}"
+
+
+class Mirror:
+    """Brings the tracking server to what the records say. One thread at a time may use it."""
+
+    def __init__(self, uri: str, experiment: str, out: Path) -> None:
+        self.uri, self.experiment, self.out = uri, experiment, out
+        self._client: Any = None
+        self._experiment_id = ""
+        self._known: dict[str, tuple[str, int]] = {}
+        self._finished: set[str] = set()
+
+    def connect(self) -> None:
+        """Raises whatever the client raises when the server does not answer."""
+        if self._client is not None:
+            return
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        import logging
+
+        logging.getLogger("alembic").setLevel(logging.ERROR)
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        from mlflow.tracking import MlflowClient
+
+        client = MlflowClient(self.uri)
+        found = client.get_experiment_by_name(self.experiment)
+        if found is None:
+            local = self.uri.startswith("sqlite:")
+            place = (self.out / "mlflow-artifacts").as_uri() if local else None
+            self._experiment_id = client.create_experiment(self.experiment, artifact_location=place)
+        else:
+            self._experiment_id = found.experiment_id
+        self._client = client
+
+    def sync(self, run_dir: Path) -> None:
+        """Everything the record of a run holds and the tracking server does not."""
+        if run_dir.name in self._finished:
+            return
+        events = list(read_events(run_dir))
+        if not events:
+            return
+        self.connect()
+        tracking_id, mark = self._find_or_create(run_dir, events[0])
+        fresh = [e for e in events if e["event"] == "evaluation" and e["step"] > mark]
+        self._log(tracking_id, fresh)
+        if fresh:
+            self._known[run_dir.name] = (tracking_id, fresh[-1]["step"])
+        result = read_result(run_dir)
+        if result is not None and events[-1]["event"] == "end":
+            self._finish(tracking_id, run_dir, result, events[-1])
+            self._finished.add(run_dir.name)
+
+    def _find_or_create(self, run_dir: Path, start: dict[str, Any]) -> tuple[str, int]:
+        if run_dir.name in self._known:
+            return self._known[run_dir.name]
+        found = self._search(f"tags.`{RUN_TAG}` = '{run_dir.name}'")
+        if found:
+            mark = int(found[0].data.metrics.get("progress_step", 0))
+            self._known[run_dir.name] = (found[0].info.run_id, mark)
+            if found[0].info.status == "RUNNING":
+                return self._known[run_dir.name]
+            if found[0].data.tags.get("harness.status") == "done":
+                self._finished.add(run_dir.name)
+            return self._known[run_dir.name]
+        from mlflow.entities import Param
+
+        tags = {RUN_TAG: run_dir.name, KIND_TAG: "run"}
+        tags |= {k: str(start.get(k)) for k in ("method", "model", "data", "density", "seed", "device", "git_commit")}
+        name = f"{start['method']} d={start['density']:g} seed {start['seed']}"
+        run = self._client.create_run(self._experiment_id, int(start["time"] * 1000), tags, name)
+        config = yaml.safe_load((run_dir / "config.yaml").read_text())
+        params = [Param(key, str(value)[:6000]) for key, value in _flatten(config)]
+        params.append(Param("seed", str(start["seed"])))
+        for i in range(0, len(params), 100):
+            self._client.log_batch(run.info.run_id, params=params[i : i + 100])
+        self._known[run_dir.name] = (run.info.run_id, 0)
+        return self._known[run_dir.name]
+
+    def _log(self, tracking_id: str, events: list[dict[str, Any]]) -> None:
+        from mlflow.entities import Metric
+
+        metrics: list[Any] = []
+        for event in events:
+            at, step = int(event["time"] * 1000), event["step"]
+            numbers = {k: v for k, v in event.items() if k not in NOT_METRICS and isinstance(v, int | float)}
+            numbers["progress_step"] = step  # in the same batch: the mark is never ahead of what it marks
+            if len(metrics) + len(numbers) > BATCH:
+                self._client.log_batch(tracking_id, metrics=metrics)
+                metrics = []
+            metrics += [Metric(key, float(value), at, step) for key, value in numbers.items()]
+        if metrics:
+            self._client.log_batch(tracking_id, metrics=metrics)
+
+    def _finish(self, tracking_id: str, run_dir: Path, result: dict[str, Any], end: dict[str, Any]) -> None:
+        from mlflow.entities import Metric, RunTag
+
+        at, step = int(end["time"] * 1000), int(end["step"])
+        metrics = [Metric(k, float(result[k]), at, step) for k in FINAL_METRICS if result.get(k) is not None]
+        if "n_active" in result:
+            metrics.append(Metric("sparsity_percent", 100 * (1 - result["n_active"] / result["n_weights"]), at, step))
+        for name in ARTIFACTS:
+            if (run_dir / name).exists():
+                self._client.log_artifact(tracking_id, str(run_dir / name))
+        self._client.log_batch(tracking_id, metrics=metrics, tags=[RunTag("harness.status", result["status"])])
+        self._client.set_terminated(tracking_id, "FINISHED" if result["status"] == "done" else "FAILED", at)
+
+    def sync_curves(self, results: Iterable[dict[str, Any]]) -> None:
+        """One run per data set, model and method whose `accuracy` at step round(10,000 x sparsity) draws its curve."""
+        self.connect()
+        groups: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+        about: dict[str, dict[str, str]] = {}
+        for r in results:
+            if r["status"] == "done":
+                name = f"{r['method']} · {r['model']} · {r['data']}"
+                step = round(10_000 * (1 - r["n_active"] / r["n_weights"]))
+                groups[name][step].append(r["test_accuracy_last"])
+                about[name] = {k: r[k] for k in ("method", "model", "data")}
+        for name, points in groups.items():
+            means = {step: mean(values) for step, values in sorted(points.items())}
+            digest = hashlib.sha256(json.dumps(means).encode()).hexdigest()[:16]
+            held = self._search(f"tags.`{CURVE_TAG}` = '{name}'")
+            if held and held[0].data.tags.get("harness.digest") == digest:
+                continue
+            for run in held:  # a metric's history cannot be rewritten: an older curve is replaced whole
+                self._client.delete_run(run.info.run_id)
+            self._write_curve(name, about[name], means, digest)
+
+    def _write_curve(self, name: str, about: dict[str, str], means: dict[int, float], digest: str) -> None:
+        from mlflow.entities import Metric
+
+        at = int(time.time() * 1000)
+        note = "Mean test accuracy of the last epoch; the step is sparsity x 10,000 (9990 is 99.9 % sparse)."
+        tags = {KIND_TAG: "curve", CURVE_TAG: name, "harness.digest": digest, "mlflow.note.content": note, **about}
+        run = self._client.create_run(self._experiment_id, at, tags, f"curve · {name}")
+        metrics = [Metric("accuracy", value, at, step) for step, value in means.items()]
+        self._client.log_batch(run.info.run_id, metrics=metrics)
+        self._client.set_terminated(run.info.run_id, "FINISHED", at)
+
+    def _search(self, query: str) -> list[Any]:
+        return list(self._client.search_runs([self._experiment_id], query, max_results=10))
+
+
+class BackgroundMirror:
+    """Follows the records of some runs while they train. A server that is away costs a warning, nothing else."""
+
+    PERIOD_S = 2.0
+    BACKOFF_S = 15.0
+
+    def __init__(self, uri: str, experiment: str, out: Path, run_dirs: list[Path]) -> None:
+        self.mirror = Mirror(uri, experiment, out)
+        self.run_dirs = run_dirs
+        self.failure: str | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="mlflow-mirror", daemon=True)
+        self._thread.start()
+
+    def _follow(self) -> None:
+        while not self._stop.wait(self.BACKOFF_S if self.failure else self.PERIOD_S):
+            self._pass()
+
+    def _pass(self) -> bool:
+        try:
+            for run_dir in self.run_dirs:
+                self.mirror.sync(run_dir)
+        except Exception as error:  # whatever a client of a server that is away may raise
+            if self.failure is None:
+                reason = str(error).splitlines()[0][:160]
+                print(
+                    f"warning: tracking server {self.mirror.uri} does not answer ({reason}); the run goes on and its "
+                    "record is kept: `harness sync` sends it later",
+                    file=sys.stderr,
+                )
+            self.failure = f"{type(error).__name__}: {error}"
+            return False
+        self.failure = None
+        return True
+
+    def close(self, results: Iterable[dict[str, Any]] = ()) -> bool:
+        """Send the rest; returns whether the server holds everything."""
+        self._stop.set()
+        self._thread.join()
+        if not self._pass():
+            return False
+        try:
+            self.mirror.sync_curves(results)
+        except Exception as error:
+            self.failure = f"{type(error).__name__}: {error}"
+        return self.failure is None
+
+
+def _flatten(config: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    out: list[tuple[str, Any]] = []
+    for key, value in config.items():
+        out += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+    return out

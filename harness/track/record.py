@@ -1,0 +1,67 @@
+"""The record of a run, the one place its facts are written first: JSON lines beside the checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+RECORD = "record.jsonl"
+RESULT = "result.json"
+
+
+class Record:
+    """Append-only while a run goes on; a resume rewinds it to where its checkpoint was taken."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.path = run_dir / RECORD
+
+    def append(self, event: str, **facts: Any) -> dict[str, Any]:
+        line = {"event": event, "time": round(time.time(), 3), **facts}
+        with self.path.open("a") as stream:
+            stream.write(json.dumps(line) + "\n")
+        return line
+
+    def size(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def rewind(self, size: int) -> None:
+        if self.path.exists():
+            os.truncate(self.path, min(size, self.size()))
+
+
+def read_events(run_dir: Path) -> Iterator[dict[str, Any]]:
+    """Whole lines only: a line being written is left for the next reading."""
+    path = run_dir / RECORD
+    if not path.exists():
+        return
+    for line in path.read_text().splitlines(keepends=True):
+        if line.endswith("\n"):
+            yield json.loads(line)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """A file is there whole or not at all."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    with scratch.open("w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(scratch, path)
+
+
+def write_result(run_dir: Path, result: dict[str, Any]) -> None:
+    write_whole(run_dir / RESULT, json.dumps(result, indent=1) + "\n")
+
+
+def read_result(run_dir: Path) -> dict[str, Any] | None:
+    path = run_dir / RESULT
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def all_results(out: Path) -> list[dict[str, Any]]:
+    """Results of every run under `out`, in the order of their names."""
+    return [json.loads(path.read_text()) for path in sorted(out.glob(f"*/{RESULT}"))]

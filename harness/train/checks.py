@@ -1,0 +1,58 @@
+"""Invariants that hold inside every run. A benchmark that is silently wrong is worse than one that stops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from harness.errors import CheckFailed
+from harness.sparse.masks import digest, maskable_modules, stored_weight
+from harness.sparse.method import Method
+from harness.train.engine import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCount:
+    name: str
+    shape: tuple[int, ...]
+    n_active: int
+    n_nonzero: int
+
+
+def count_layers(model: nn.Module) -> list[LayerCount]:
+    """Mask count and value count of every maskable layer's effective weight."""
+    out = []
+    with torch.no_grad():
+        for name, module in maskable_modules(model).items():
+            effective, (_, masked) = module.weight, stored_weight(module)
+            mask = torch.ones_like(effective, dtype=torch.bool) if masked is None else masked.mask
+            if bool((effective != 0)[~mask].any()):
+                raise CheckFailed(f"layer {name}: an effective weight outside the mask is not zero")
+            out.append(LayerCount(name, tuple(effective.shape), int(mask.sum()), int(torch.count_nonzero(effective))))
+    return out
+
+
+def check_counts(model: nn.Module, method: Method, step: int) -> list[LayerCount]:
+    """Every layer holds exactly its budget at `step`."""
+    counts, budgets = count_layers(model), method.budgets_at(step)
+    for layer in counts:
+        if layer.n_active != budgets[layer.name]:
+            raise CheckFailed(
+                f"step {step}, layer {layer.name}: {layer.n_active} active weights, its budget is {budgets[layer.name]}"
+            )
+    return counts
+
+
+def check_agreement(engine: Engine, step: int) -> None:
+    """The masks of all ranks are the same: one small collective over 63-bit digests."""
+    if engine.ranks.world_size == 1 or not engine.layers:
+        return
+    mine = digest({name: masked.mask for name, (_, masked) in engine.layers.items()})
+    gathered = engine.ranks.gather(torch.tensor(list(mine.values()), device=engine.device))
+    for rank, other in enumerate(gathered):
+        differs = (other != gathered[0]).nonzero()
+        if len(differs):
+            layer = list(mine)[int(differs[0])]
+            raise CheckFailed(f"step {step}, layer {layer}: the mask of rank {rank} differs from that of rank 0")

@@ -1,0 +1,104 @@
+"""DeepSpeed, stages 0 to 2, through its public full-tensor accessors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.train.engine import Engine
+from harness.train.optimizer import SGD, build_optimizer
+
+
+class DeepSpeedEngine(Engine):
+    def wrap(self) -> None:
+        import deepspeed
+
+        self.stage = self.config.engine.zero_stage
+        self.optimizer: SGD = build_optimizer(self.model, self.config.optimizer)
+        self.engine, *_ = deepspeed.initialize(
+            model=self.model, optimizer=self.optimizer, config=self._settings(), dist_init_required=False
+        )
+        self.optimizer.prepare()
+        if self.stage:
+            # the shards of momentum become readable by name; DeepSpeed itself does so only after the first step
+            self.engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _settings(self) -> dict[str, Any]:
+        engine, optimizer = self.config.engine, self.config.optimizer
+        settings: dict[str, Any] = {
+            "train_batch_size": self.config.data.batch_size,
+            "gradient_accumulation_steps": engine.accumulation,
+            "gradient_clipping": optimizer.clip_norm,  # always written: DeepSpeed clips at 1.0 by default
+            "zero_optimization": {"stage": engine.zero_stage},
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,
+            "steps_per_print": 1 << 30,
+        }
+        if engine.precision == "bf16":
+            settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+        return settings
+
+    def forward(self, images: Tensor, last: bool = True) -> Tensor:
+        if self.model.training:
+            return self.engine(images)
+        with self.autocast():
+            return self.model(images)
+
+    def backward(self, loss_sum: Tensor, n_global: int, last: bool) -> None:
+        accumulation = self.config.engine.accumulation
+        self.engine.backward(loss_sum * (self.ranks.world_size * accumulation / n_global))
+        if not last:
+            self.engine.step()  # counts the micro-batch; updates nothing before the last
+
+    def step(self, lr: float, skip: bool = False) -> None:
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.skip = skip
+        self.engine.step()
+        self.optimizer.skip = False
+
+    def close(self) -> None:
+        self.engine.destroy()
+
+    def read(self, parameter: nn.Parameter) -> Tensor:
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        return safe_get_full_fp32_param(parameter) if self.stage else parameter.detach()
+
+    def write(self, parameter: nn.Parameter, value: Tensor) -> None:
+        from deepspeed.utils import safe_set_full_fp32_param
+
+        if self.stage:
+            safe_set_full_fp32_param(parameter, value)
+        parameter.detach().copy_(value)  # the network reads this one until the next step
+
+    def read_momentum(self, parameter: nn.Parameter) -> Tensor | None:
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        if self.config.optimizer.momentum == 0:
+            return None
+        if self.stage:
+            return safe_get_full_optimizer_state(parameter, "momentum_buffer")
+        return self.optimizer.state[parameter]["momentum_buffer"]
+
+    def write_momentum(self, parameter: nn.Parameter, value: Tensor) -> None:
+        from deepspeed.utils import safe_set_full_optimizer_state
+
+        if self.stage:
+            safe_set_full_optimizer_state(parameter, value, "momentum_buffer")
+        else:
+            self.optimizer.state[parameter]["momentum_buffer"].copy_(value)
+
+    def read_gradient(self, parameter: nn.Parameter) -> Tensor:
+        from deepspeed.utils import safe_get_full_grad
+
+        gradient = safe_get_full_grad(parameter)
+        assert gradient is not None, "no gradient: the layer took no part in the forward pass"
+        return gradient.to(torch.float32)
+
+    def write_gradient(self, parameter: nn.Parameter, value: Tensor) -> None:
+        from deepspeed.utils import safe_set_full_grad
+
+        safe_set_full_grad(parameter, value)

@@ -1,0 +1,196 @@
+"""What a training step asks of whatever executes it, and the engine that is torch alone (one process, or DDP)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from harness.config.schema import RunConfig
+from harness.sparse.masks import masked_layers
+from harness.train.optimizer import SGD, build_optimizer
+from harness.train.ranks import Ranks
+
+
+class Engine(ABC):
+    """Executes a model. Tensors by name are full and fp32 whatever is sharded; every call is made on all ranks.
+
+    `model` is the plain module; state is a mapping from names to full tensors, the same on every engine.
+    """
+
+    def __init__(self, model: nn.Module, config: RunConfig, ranks: Ranks, device: torch.device) -> None:
+        self.model = model.to(device)
+        self.config, self.ranks, self.device = config, ranks, device
+        self.layers = masked_layers(model)
+        self._gradients: dict[str, Tensor] = {}
+        self.wrap()
+
+    # --- what an engine is -----------------------------------------------------------------------------
+
+    @abstractmethod
+    def wrap(self) -> None:
+        """Make the optimizer and whatever wraps the model."""
+
+    @abstractmethod
+    def forward(self, images: Tensor, last: bool = True) -> Tensor:
+        """Logits of one micro-batch; `last`: gradients are averaged over ranks in the backward pass that follows."""
+
+    @abstractmethod
+    def backward(self, loss_sum: Tensor, n_global: int, last: bool) -> None:
+        """Gradient of the mean over `n_global` samples of all ranks; `last`: of the micro-batches of a step."""
+
+    @abstractmethod
+    def step(self, lr: float, skip: bool = False) -> None:
+        """Clip, update, and clear gradients; `skip` clears only."""
+
+    @abstractmethod
+    def read(self, parameter: nn.Parameter) -> Tensor: ...
+
+    @abstractmethod
+    def write(self, parameter: nn.Parameter, value: Tensor) -> None: ...
+
+    @abstractmethod
+    def read_momentum(self, parameter: nn.Parameter) -> Tensor | None: ...
+
+    @abstractmethod
+    def write_momentum(self, parameter: nn.Parameter, value: Tensor) -> None: ...
+
+    @abstractmethod
+    def read_gradient(self, parameter: nn.Parameter) -> Tensor: ...
+
+    @abstractmethod
+    def write_gradient(self, parameter: nn.Parameter, value: Tensor) -> None: ...
+
+    # --- what methods may ask --------------------------------------------------------------------------
+
+    def mask(self, layer: str) -> Tensor:
+        return self.layers[layer][1].mask
+
+    def weight(self, layer: str) -> Tensor:
+        return self.read(self.layers[layer][0])
+
+    def gradient(self, layer: str) -> Tensor:
+        """The averaged gradient held by `hold_gradients` in this step."""
+        return self._gradients[layer]
+
+    # --- what the loop does for methods ----------------------------------------------------------------
+
+    def use_gradient_rule(self, dense: bool) -> None:
+        for _, masked in self.layers.values():
+            masked.dense_gradient = dense
+
+    def hold_gradients(self) -> None:
+        """Keep the averaged gradients past the step, for the topology update that follows it."""
+        self._gradients = {name: self.read_gradient(p).clone() for name, (p, _) in self.layers.items()}
+
+    def drop_gradients(self) -> None:
+        self._gradients = {}
+
+    def mask_gradients(self) -> None:
+        """Turn dense gradients into masked ones, so that clipping and momentum see active weights only."""
+        for parameter, masked in self.layers.values():
+            self.write_gradient(parameter, self.read_gradient(parameter) * masked.mask)
+
+    def set_mask(self, layer: str, new: Tensor) -> None:
+        """Weight, master weight and momentum become zero wherever a position was not active before and after."""
+        parameter, masked = self.layers[layer]
+        survivors = masked.mask & new
+        self.write(parameter, self.read(parameter) * survivors)
+        momentum = self.read_momentum(parameter)
+        if momentum is not None:
+            self.write_momentum(parameter, momentum * survivors)
+        masked.mask.copy_(new)  # in place: programs and buckets that hold the buffer stay valid
+
+    # --- state -----------------------------------------------------------------------------------------
+
+    def synchronise_statistics(self) -> None:
+        """Average running statistics over ranks, which see different images."""
+        for buffer in self.model.buffers():
+            if buffer.is_floating_point() and self.ranks.world_size > 1:
+                buffer.copy_(self.ranks.sum(buffer) / self.ranks.world_size)
+
+    def state(self) -> dict[str, Tensor]:
+        """Full copies on the CPU: every entry of the model's state_dict, and 'momentum.' + name for each parameter."""
+        out = {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                out[name] = self.read(parameter).detach().cpu().clone()
+                momentum = self.read_momentum(parameter)
+                if momentum is not None:
+                    out[f"momentum.{name}"] = momentum.detach().cpu().clone()
+        return out
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        self.model.load_state_dict({k: v for k, v in state.items() if not k.startswith("momentum.")})
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                self.write(parameter, state[name].to(self.device))
+                if f"momentum.{name}" in state:
+                    self.write_momentum(parameter, state[f"momentum.{name}"].to(self.device))
+
+    def rebuild(self, state: Mapping[str, Tensor]) -> None:
+        """Wrap the model anew after its set of trained parameters changed, and go on from `state`."""
+        self.close()
+        self.wrap()
+        names = {*self.model.state_dict(), *(f"momentum.{n}" for n, _ in self.model.named_parameters())}
+        self.load({k: v for k, v in state.items() if k in names})
+
+    def close(self) -> None:  # noqa: B027
+        """Release what the engine holds outside this process's ordinary memory."""
+
+    def autocast(self) -> Any:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.engine.precision == "bf16")
+
+
+class TorchEngine(Engine):
+    optimizer: SGD
+
+    def wrap(self) -> None:
+        self.optimizer = build_optimizer(self.model, self.config.optimizer)
+        self.optimizer.prepare()
+        self.wrapped: nn.Module = self.model
+        if self.ranks.world_size > 1:
+            ids = [self.device] if self.device.type == "cuda" else None
+            # buffers are masks, which are checked and must not be overwritten, and statistics, averaged when read
+            self.wrapped = DistributedDataParallel(self.model, device_ids=ids, broadcast_buffers=False)
+
+    def forward(self, images: Tensor, last: bool = True) -> Tensor:
+        if isinstance(self.wrapped, DistributedDataParallel):
+            self.wrapped.require_backward_grad_sync = last
+        with self.autocast():
+            return self.wrapped(images)
+
+    def backward(self, loss_sum: Tensor, n_global: int, last: bool) -> None:
+        (loss_sum * (self.ranks.world_size / n_global)).backward()
+
+    def step(self, lr: float, skip: bool = False) -> None:
+        if not skip:
+            if self.config.optimizer.clip_norm:
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def read(self, parameter: nn.Parameter) -> Tensor:
+        return parameter.detach()
+
+    def write(self, parameter: nn.Parameter, value: Tensor) -> None:
+        parameter.detach().copy_(value)
+
+    def read_momentum(self, parameter: nn.Parameter) -> Tensor | None:
+        return self.optimizer.state[parameter].get("momentum_buffer")
+
+    def write_momentum(self, parameter: nn.Parameter, value: Tensor) -> None:
+        self.optimizer.state[parameter]["momentum_buffer"].copy_(value)
+
+    def read_gradient(self, parameter: nn.Parameter) -> Tensor:
+        assert parameter.grad is not None, "no gradient: the layer took no part in the forward pass"
+        return parameter.grad
+
+    def write_gradient(self, parameter: nn.Parameter, value: Tensor) -> None:
+        self.read_gradient(parameter).copy_(value)

@@ -1,0 +1,100 @@
+"""One run on one rank: its parts, built in a fixed order from a config and a seed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from harness.config import registry
+from harness.config.schema import RunConfig
+from harness.data.batches import Loader, Share
+from harness.data.open import open_data
+from harness.errors import HarnessError
+from harness.models.shape import InputShape
+from harness.sparse.masks import install_masks, maskable_shapes
+from harness.sparse.method import Method
+from harness.sparse.noise import key_of
+from harness.sparse.schedules import Clock, Rate
+from harness.track.record import Record
+from harness.train.average import WeightAverage
+from harness.train.engine import Engine, TorchEngine
+from harness.train.optimizer import build_rate
+from harness.train.ranks import Ranks, join
+
+
+@dataclass(slots=True)
+class Job:
+    config: RunConfig
+    seed: int
+    run_dir: Path
+    loader: Loader
+    clock: Clock
+    method: Method
+    rate: Rate
+    engine: Engine
+    average: WeightAverage | None
+    record: Record | None
+    """Rank 0 writes the record."""
+
+
+def choose_device(wanted: str, rank: int) -> torch.device:
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise HarnessError("a GPU was asked for (device cuda) and torch sees none: use --device auto or cpu")
+    return torch.device("cuda", rank % torch.cuda.device_count())
+
+
+def build_network(config: RunConfig, seed: int, clock: Clock, inputs: InputShape) -> tuple[nn.Module, Method]:
+    """The network before its first step, masks installed, and its method; the same on every rank and engine."""
+    with torch.random.fork_rng():
+        torch.manual_seed(key_of(seed, "init"))
+        model: nn.Module = registry.load("model", config.model.name, registry.MODELS)(config.model, inputs)
+        n_weights = sum(shape.numel() for shape in maskable_shapes(model).values())
+        method: Method = registry.load("method", config.method.name, registry.METHODS)(config.method, clock, seed)
+        model = method.transform(model)
+    method.bind(n_weights, maskable_shapes(model))
+    install_masks(model, method.initial_masks())
+    return model, method
+
+
+def clock_of(config: RunConfig, n_train: int) -> Clock:
+    per_epoch = math.ceil(n_train / config.data.batch_size)
+    steps = config.schedule.steps or round((config.schedule.epochs or 0) * per_epoch)
+    if steps < 1:
+        raise HarnessError(f"schedule.epochs {config.schedule.epochs} is less than one step of {per_epoch} per epoch")
+    return Clock(total_steps=steps, steps_per_epoch=per_epoch)
+
+
+def build_job(config: RunConfig, seed: int, run_dir: Path, start_step: int = 0) -> Job:
+    """`start_step`: the step a checkpoint was taken at; the architecture is brought to it before anything is loaded."""
+    if config.engine.threads:
+        torch.set_num_threads(config.engine.threads)
+    device = choose_device(config.engine.device, 0)
+    ranks = join(device, needs_group=config.engine.name == "deepspeed")
+    device = choose_device(config.engine.device, ranks.rank)
+    share = Share(ranks.rank, ranks.world_size, config.engine.accumulation)
+    loader = open_data(config.data, seed, share, device, config.evaluation.batch_size)
+    clock = clock_of(config, loader.sizes["train"])
+    model, method = build_network(config, seed, clock, loader.inputs)
+    method.adapt(model, start_step)
+    engine = build_engine(model, config, ranks, device)
+    method.tensors = engine
+    average = WeightAverage(model, config.optimizer.ema_decay) if config.optimizer.ema_decay else None
+    return Job(
+        config=config, seed=seed, run_dir=run_dir, loader=loader, clock=clock, method=method,
+        rate=build_rate(config.schedule, config.optimizer.lr, clock.total_steps), engine=engine, average=average,
+        record=Record(run_dir) if ranks.rank == 0 else None,
+    )  # fmt: skip
+
+
+def build_engine(model: nn.Module, config: RunConfig, ranks: Ranks, device: torch.device) -> Engine:
+    if config.engine.name == "torch":
+        return TorchEngine(model, config, ranks, device)
+    from harness.train.deepspeed_engine import DeepSpeedEngine
+
+    return DeepSpeedEngine(model, config, ranks, device)

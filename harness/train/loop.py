@@ -1,0 +1,218 @@
+"""The training loop of every method on every engine."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from harness.data.batches import Batch
+from harness.errors import Diverged, Interrupted
+from harness.sparse.noise import key_of
+from harness.train.checkpoint import save_checkpoint
+from harness.train.checks import check_agreement, check_counts
+from harness.train.evaluate import Score, evaluate
+from harness.train.job import Job
+
+NEVER = 1 << 40
+
+
+@dataclass(slots=True)
+class Progress:
+    """Everything a resume needs beside tensors. `step`: optimizer steps taken."""
+
+    step: int = 0
+    best_validation: float = -1.0
+    best_step: int = 0
+    test_at_best: float = 0.0
+    train_seconds: float = 0.0
+    last: dict[str, Any] = field(default_factory=dict)
+
+
+class StopRequest:
+    """Whether SIGTERM or SIGINT asked this process to save and leave."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def listen(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+def train(job: Job, progress: Progress, stop: StopRequest) -> Iterator[dict[str, Any]]:
+    """Train from where `progress` stands to the end; yields each evaluation as it is recorded."""
+    clock, every = job.clock, max(1, round(job.config.evaluation.every_epochs * job.clock.steps_per_epoch))
+    meter = Meter(job.engine.device)
+    saved_at = time.monotonic()
+    while progress.step < clock.total_steps:
+        if progress.step % clock.steps_per_epoch == 0 and job.method.adapt(job.engine.model, progress.step):
+            state = job.engine.state()
+            job.engine.rebuild(state)
+        first_batch = progress.step % clock.steps_per_epoch
+        for batch in job.loader.train(clock.epoch(progress.step), first_batch):
+            loss = take_step(job, progress.step + 1, batch)
+            progress.step += 1
+            meter.add(loss, batch.n_global, progress.step)
+            finished = progress.step == clock.total_steps
+            if progress.step % every == 0 or finished:
+                meter.check(job, progress)
+                yield report(job, progress, meter)
+                if time.monotonic() - saved_at >= job.config.evaluation.checkpoint_seconds and not finished:
+                    save(job, progress)
+                    saved_at = time.monotonic()
+            if asked_to_stop(job, stop, progress.step) and not finished:
+                meter.check(job, progress)
+                save(job, progress)
+                raise Interrupted(
+                    f"stopped at step {progress.step} of {clock.total_steps}, saved: the same command continues it"
+                )
+            if finished:
+                break
+
+
+def take_step(job: Job, step: int, batch: Batch) -> Tensor:
+    """One optimizer step, and the topology update due after it. Returns this rank's sum of losses, not synchronised."""
+    engine, method, optimizer = job.engine, job.method, job.config.optimizer
+    torch.manual_seed(key_of(job.seed, "step", step, engine.ranks.rank))  # nothing to restore
+    clips_dense = optimizer.clip_norm > 0 and optimizer.clip_rule == "dense"
+    needs_gradient = method.needs_gradient(step)
+    engine.use_gradient_rule(dense=clips_dense or needs_gradient)
+    loss_sum = torch.zeros((), device=engine.device)
+    size = len(batch.labels) // job.config.engine.accumulation
+    for start in range(0, len(batch.labels), size):
+        part = slice(start, start + size)
+        last = start + size == len(batch.labels)
+        logits = engine.forward(batch.images[part], last).float()
+        losses = F.cross_entropy(
+            logits, batch.labels[part], reduction="none", label_smoothing=optimizer.label_smoothing
+        )
+        part_sum = (losses * batch.weight[part]).sum()
+        engine.backward(part_sum, batch.n_global, last)
+        loss_sum += part_sum.detach()
+    if needs_gradient:
+        engine.hold_gradients()
+        if not clips_dense:
+            engine.mask_gradients()
+    engine.step(job.rate.at(step - 1), skip=method.replaces_step(step))
+    if method.update_due(step):
+        update_topology(job, step)
+    if job.average is not None:
+        job.average.update()
+    return loss_sum
+
+
+@torch.no_grad()
+def update_topology(job: Job, step: int) -> None:
+    """New masks from the method, applied and checked: exact counts, and the same on every rank."""
+    engine = job.engine
+    for layer, mask in job.method.new_masks(step).items():
+        engine.set_mask(layer, mask)
+    engine.drop_gradients()
+    check_counts(engine.model, job.method, step)
+    check_agreement(engine, step)
+
+
+class Meter:
+    """Sums between two evaluations, on the device: reading them is the only synchronisation."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.reset()
+
+    def reset(self) -> None:
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.bad_step = torch.full((), NEVER, dtype=torch.int64, device=self.device)
+        self.n_images = 0
+        self.started = time.monotonic()
+
+    def add(self, loss: Tensor, n_images: int, step: int) -> None:
+        self.loss_sum += loss
+        self.bad_step = torch.where(torch.isfinite(loss), self.bad_step, self.bad_step.clamp(max=step))
+        self.n_images += n_images
+
+    def check(self, job: Job, progress: Progress) -> None:
+        """Account the time; raise Diverged at a loss that was not finite, with its step and the last good numbers."""
+        bad_step = int(job.engine.ranks.min(self.bad_step))
+        progress.train_seconds += time.monotonic() - self.started
+        if bad_step < NEVER:
+            good = ", ".join(
+                f"{k} {v:.4g}" for k, v in progress.last.items() if k in ("step", "train_loss", "val_accuracy")
+            )
+            raise Diverged(
+                f"the loss is not finite at step {bad_step}; last good: {good or 'none, from the first step on'}"
+            )
+
+
+def report(job: Job, progress: Progress, meter: Meter) -> dict[str, Any]:
+    """Evaluate, check, record; returns the event."""
+    step, engine = progress.step, job.engine
+    seconds = max(time.monotonic() - meter.started, 1e-9)
+    engine.synchronise_statistics()
+    counts = check_counts(engine.model, job.method, step)
+    with averaged(job):
+        validation = evaluate(engine, job.loader, "validation")
+        if validation.accuracy > progress.best_validation and job.method.is_final(step):
+            progress.best_validation, progress.best_step = validation.accuracy, step
+            progress.test_at_best = evaluate(engine, job.loader, "test").accuracy
+    n_active = sum(layer.n_active for layer in counts)
+    event = {
+        "step": step,
+        "total_steps": job.clock.total_steps,
+        "epoch": round(step / job.clock.steps_per_epoch, 4),
+        "learning_rate": job.rate.at(step - 1),
+        "train_loss": float(engine.ranks.sum(meter.loss_sum)) / max(meter.n_images, 1),
+        "val_accuracy": validation.accuracy,
+        "val_loss": validation.loss,
+        "n_active": n_active,
+        "n_nonzero": sum(layer.n_nonzero for layer in counts),
+        "density": n_active / job.method.n_weights,
+        **job.method.gauges(step),
+    }
+    progress.last = event
+    timing = {"images_per_second": round(meter.n_images / seconds, 1), "seconds": round(progress.train_seconds, 3)}
+    line = job.record.append("evaluation", **event, **timing) if job.record else {**event, **timing}
+    meter.reset()
+    return line
+
+
+def averaged(job: Job) -> Any:
+    return job.average.applied() if job.average is not None else nullcontext()
+
+
+def final_score(job: Job) -> Score:
+    with averaged(job):
+        return evaluate(job.engine, job.loader, "test")
+
+
+def asked_to_stop(job: Job, stop: StopRequest, step: int) -> bool:
+    """Ranks stop at the same step: they ask one another every tenth step."""
+    if job.engine.ranks.world_size == 1:
+        return stop.asked
+    if step % 10:
+        return False
+    return bool(job.engine.ranks.max(torch.tensor(int(stop.asked), device=job.engine.device)))
+
+
+def save(job: Job, progress: Progress) -> None:
+    """Counts are checked first: a checkpoint never holds a network that breaks its budget."""
+    job.engine.synchronise_statistics()
+    check_counts(job.engine.model, job.method, progress.step)
+    tensors = job.engine.state()
+    if job.average is not None:
+        tensors |= job.average.state()
+    if job.record is not None:
+        save_checkpoint(job.run_dir, tensors, {"progress": asdict(progress), "record_bytes": job.record.size()})
+    job.engine.ranks.barrier()

@@ -1,0 +1,196 @@
+"""From a config and a seed to a result on disk. Doing it twice equals doing it once."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from harness.config import RunConfig, fingerprint, run_id
+from harness.errors import Diverged, HarnessError
+from harness.track.record import read_result, write_result, write_whole
+from harness.train.checkpoint import drop_checkpoint, load_checkpoint, save_tensors
+from harness.train.checks import count_layers
+from harness.train.job import Job, build_job
+from harness.train.loop import Progress, StopRequest, final_score, train
+
+SCHEMA = 1
+PACKAGES = ("sparsity-harness", "torch", "torchvision", "numpy", "deepspeed", "ray", "nvidia-dali-cuda130")
+
+
+def execute(config: RunConfig, seed: int, out: Path, stop: StopRequest | None = None) -> Iterator[dict[str, Any]]:
+    """Run or continue one run; yields its evaluations, and its result last.
+
+    A finished run yields its result at once. A failed one is run again. Files: out/<run id>/.
+    """
+    identity = run_id(config, seed)
+    run_dir = out / identity
+    done = read_result(run_dir)
+    if done is not None and done["status"] == "done":
+        yield done
+        return
+    make_run_dir(run_dir)
+    with sole_owner(run_dir):
+        found = load_checkpoint(run_dir)
+        progress = Progress(**found[1]["progress"]) if found else Progress()
+        job = build_job(config, seed, run_dir, progress.step)
+        if job.record is not None:
+            start_files(job, found[1]["record_bytes"] if found else 0, progress.step)
+        if found:
+            job.engine.load({k: v for k, v in found[0].items() if not k.startswith("average.")})
+            if job.average is not None:
+                job.average.load(found[0])
+        try:
+            yield from train(job, progress, stop or StopRequest())
+        except Diverged as error:
+            if job.record is not None:
+                job.record.append("end", step=progress.step, status="diverged", reason=str(error))
+                write_result(run_dir, {**describe(job), "status": "diverged", "reason": str(error)})
+            raise
+        result = finish(job, progress)
+        job.engine.close()
+    yield result
+
+
+def make_run_dir(run_dir: Path) -> None:
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        probe = run_dir / f".writable.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise HarnessError(f"cannot write to {run_dir}: {error.strerror}; give another --out DIR") from None
+
+
+@contextmanager
+def sole_owner(run_dir: Path) -> Iterator[None]:
+    """One process group at a time trains a run; the lock goes with the process, however it ends."""
+    if int(os.environ.get("RANK", "0")) > 0:
+        yield
+        return
+    with (run_dir / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise HarnessError(f"another process is training {run_dir.name}: wait for it, or stop it") from None
+        yield
+
+
+def start_files(job: Job, record_bytes: int, step: int) -> None:
+    assert job.record is not None
+    job.record.rewind(record_bytes)
+    write_whole(job.run_dir / "config.yaml", yaml.safe_dump(job.config.model_dump(mode="json"), sort_keys=False))
+    if step == 0:
+        job.record.append("start", **describe(job), total_steps=job.clock.total_steps)
+
+
+def describe(job: Job) -> dict[str, Any]:
+    """What a run is and where it runs."""
+    config, engine = job.config, job.engine
+    name = f"{config.data.name}:{config.data.folder}" if config.data.name == "imagefolder" else config.data.name
+    return {
+        "schema": SCHEMA,
+        "run_id": run_id(config, job.seed),
+        "fingerprint": fingerprint(config),
+        "method": config.method.name,
+        "model": f"{config.model.name}-w{config.model.width}" if "resnet" in config.model.name else config.model.name,
+        "data": name,
+        "seed": job.seed,
+        "density": config.method.density,
+        "n_weights": job.method.n_weights,
+        "n_train": job.loader.sizes["train"],
+        "n_skipped_images": job.loader.n_skipped,
+        "steps_per_epoch": job.clock.steps_per_epoch,
+        "device": device_name(engine.device),
+        "engine": config.engine.name + (f"-zero{config.engine.zero_stage}" if config.engine.zero_stage else ""),
+        "workers": engine.ranks.world_size,
+        "precision": config.engine.precision,
+        "versions": versions(),
+        "git_commit": git_commit(),
+    }
+
+
+def finish(job: Job, progress: Progress) -> dict[str, Any]:
+    """Final evaluation, artifacts, result; the checkpoint goes last."""
+    score = final_score(job)
+    counts = count_layers(job.engine.model)
+    state = job.engine.state()
+    last = progress.last
+    result = {
+        **describe(job),
+        "status": "done",
+        "steps": progress.step,
+        "n_active": sum(layer.n_active for layer in counts),
+        "n_nonzero": sum(layer.n_nonzero for layer in counts),
+        "test_accuracy_last": score.accuracy,
+        "test_accuracy_best": progress.test_at_best if progress.best_step else None,
+        "best_step": progress.best_step or None,
+        "val_accuracy_last": last["val_accuracy"],
+        "val_accuracy_best": progress.best_validation if progress.best_step else None,
+        "train_loss_last": last["train_loss"],
+        "train_seconds": round(progress.train_seconds, 3),
+        "images_per_second": round(progress.step * job.config.data.batch_size / max(progress.train_seconds, 1e-9), 1),
+        "layers": [asdict(layer) for layer in counts],
+    }
+    if job.record is not None:
+        masks = {name: masked.mask.cpu() for name, (_, masked) in job.engine.layers.items()}
+        weights = {k: v for k, v in state.items() if not k.startswith("momentum.")}
+        save_tensors(job.run_dir / "masks.safetensors", masks, {"run_id": result["run_id"]})
+        save_tensors(job.run_dir / "weights.safetensors", weights, {"run_id": result["run_id"]})
+        job.record.append("end", step=progress.step, status="done", test_accuracy_last=score.accuracy)
+        write_result(job.run_dir, result)
+        drop_checkpoint(job.run_dir)
+    job.engine.ranks.barrier()
+    return result
+
+
+@cache
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def git_commit() -> str | None:
+    """Commit of the harness's own checkout, '+changes' if it has uncommitted ones; None for an installed copy."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str | None:
+        try:
+            return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            return None
+
+    top = git("rev-parse", "--show-toplevel")
+    if top is None or not (Path(top) / "harness" / "train" / "run.py").exists():
+        return None
+    commit = git("rev-parse", "HEAD")
+    return f"{commit}+changes" if commit and git("status", "--porcelain", "--untracked-files=no") else commit
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or "cpu"

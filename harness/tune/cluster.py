@@ -1,0 +1,61 @@
+"""Connecting to Ray, and what there is to run on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from harness.config import Cell
+from harness.errors import HarnessError
+
+QUIET = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+@contextmanager
+def connected(address: str) -> Iterator[dict[str, float]]:
+    """A Ray cluster's resources: 'local' starts one of this machine's own, anything else attaches to one that runs."""
+    os.environ.update(QUIET)
+    import ray
+
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+    if ray.is_initialized():
+        yield ray.cluster_resources()
+        return
+    if address == "local":
+        ray.init(address="local", num_cpus=os.cpu_count(), include_dashboard=False, **quiet)
+    else:
+        try:
+            ray.init(address=address, **quiet)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise HarnessError(
+                f"no Ray cluster answers at '{address}' ({reason}): start one, or use --address local"
+            ) from None
+    try:
+        yield ray.cluster_resources()
+    finally:
+        ray.shutdown()
+
+
+def uses_gpu(cell: Cell, resources: dict[str, float]) -> bool:
+    wanted = cell.config.engine.device
+    return wanted == "cuda" or (wanted == "auto" and resources.get("GPU", 0) >= 1)
+
+
+def check_fits(cells: list[Cell], resources: dict[str, float]) -> None:
+    """Refuse a cell that could never be scheduled, before anything trains."""
+    for cell in cells:
+        kind = "GPU" if uses_gpu(cell, resources) else "CPU"
+        there, needed = int(resources.get(kind, 0)), cell.config.engine.workers
+        if needed > there:
+            raise HarnessError(
+                f"a run needs {needed} workers with one {kind} each, the cluster has {there} {kind}s: lower --workers"
+                + (", or use --device cpu" if kind == "GPU" else "")
+            )

@@ -1,0 +1,87 @@
+"""What the person at the terminal sees while cells train; read from the records, wherever the cells run."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from harness.config import Cell
+from harness.track.record import read_events, read_result
+
+
+def fraction_done(run_dir: Path) -> float:
+    """0 to 1, from the last evaluation recorded."""
+    if read_result(run_dir) is not None:
+        return 1.0
+    steps = [e for e in read_events(run_dir) if e["event"] == "evaluation"]
+    return steps[-1]["step"] / steps[-1]["total_steps"] if steps else 0.0
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class ProgressView:
+    """A bar on a terminal; elsewhere a line every quarter of a minute."""
+
+    PERIOD_S = 1.0
+    LINE_EVERY_S = 15.0
+
+    def __init__(self, cells: list[Cell], out: Path, console: Console) -> None:
+        self.cells, self.out, self.console = cells, out, console
+        self._finished: set[str] = set()
+        self._stop = threading.Event()
+        self._began: float | None = None
+        self._began_at = 0.0
+        self._bar: Progress | None = None
+        if console.is_terminal:
+            self._bar = Progress(TextColumn("{task.description}"), BarColumn(), console=console)
+            self._task = self._bar.add_task("starting Ray", total=1.0)
+            self._bar.start()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        last_line = time.monotonic()
+        while not self._stop.wait(self.PERIOD_S):
+            done, text = self._look()
+            if self._bar is not None:
+                self._bar.update(self._task, completed=done, description=text)
+            elif time.monotonic() - last_line > self.LINE_EVERY_S:
+                self.console.print(text)
+                last_line = time.monotonic()
+
+    def _look(self) -> tuple[float, str]:
+        share, running = 0.0, []
+        for cell in self.cells:
+            if cell.run_id in self._finished:
+                share += 1
+                continue
+            part = fraction_done(self.out / cell.run_id)
+            share += part
+            if part == 1:
+                self._finished.add(cell.run_id)
+            elif part > 0:
+                running.append(f"{cell.config.method.name} d={cell.config.method.density:g} {part:.0%}")
+        share /= len(self.cells)
+        now = time.monotonic()
+        if share > 0 and self._began is None:
+            self._began, self._began_at = now, share
+        eta = "?"
+        if self._began is not None and share > self._began_at + 0.01:
+            eta = duration((now - self._began) / (share - self._began_at) * (1 - share))
+        text = f"{len(self._finished)}/{len(self.cells)} runs, {share:.0%}, ETA {eta}"
+        return share, text + (f"  ({'; '.join(running[:3])})" if running else "")
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        if self._bar is not None:
+            self._bar.update(self._task, completed=1.0, description=self._look()[1])
+            self._bar.stop()
