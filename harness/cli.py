@@ -175,8 +175,8 @@ def _train_here(cell: Cell, out: Path, console: Console) -> dict[str, Any]:
             began = time.monotonic() if not taken else began
             console.print(
                 f"step {event['step']}/{event['total_steps']}  epoch {event['epoch']:g}  "
-                f"loss {event['train_loss']:.4f}  validation {100 * event['val_accuracy']:.2f} %  {event['n_active']:,} active weights  "
-                f"{event['images_per_second']:,.0f} images/s  ETA {eta}"
+                f"loss {event['train_loss']:.4f}  validation {100 * event['val_accuracy']:.2f} %  "
+                f"{event['n_active']:,} active weights  {event['images_per_second']:,.0f} images/s  ETA {eta}"
             )
     finally:
         if mirror is not None:

@@ -16,7 +16,7 @@ def norm_of(name: str) -> Norm:
     if name == "batch":
         return nn.BatchNorm2d
     if name == "group":
-        return lambda channels: nn.GroupNorm(max(1, min(32, channels // 4)), channels)
+        return lambda channels: nn.GroupNorm(max(1, channels // 16), channels)
     return lambda channels: nn.Identity()
 
 
