@@ -6,12 +6,16 @@ import torch
 from torch import Tensor
 
 
+class ScoreNotANumber(ValueError):
+    """A candidate's score is not a number: the network has diverged."""
+
+
 def top_k_mask(scores: Tensor, k: int, among: Tensor | None = None) -> Tensor:
     """Keep exactly `k` entries, the largest; ties go to the lower flat index.
 
     scores: any shape. among: boolean, same shape; only these positions may be chosen.
     Returns a boolean mask of the same shape. Raises ValueError if fewer than `k` positions are candidates,
-    or if a candidate's score is not a number.
+    ScoreNotANumber if a candidate's score is not a number.
     """
     chosen = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
     flat = scores.reshape(-1)
@@ -30,7 +34,7 @@ def _top_k(flat: Tensor, k: int) -> Tensor:
     if k == 0:
         return flat.new_zeros(0, dtype=torch.long)
     if torch.isnan(flat).any():
-        raise ValueError("a score is not a number")
+        raise ScoreNotANumber("a score is not a number")
     threshold = torch.topk(flat, k, sorted=False).values.min()
     above = (flat > threshold).nonzero().squeeze(1)
     at = (flat == threshold).nonzero().squeeze(1)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from harness.data.batches import Batch
 from harness.errors import Diverged, Interrupted
 from harness.sparse.noise import key_of
+from harness.sparse.selection import ScoreNotANumber
 from harness.train.checkpoint import save_checkpoint
 from harness.train.checks import check_agreement, check_counts
 from harness.train.evaluate import Score, evaluate
@@ -63,7 +64,11 @@ def train(job: Job, progress: Progress, stop: StopRequest) -> Iterator[dict[str,
             job.engine.rebuild(state)
         first_batch = progress.step % clock.steps_per_epoch
         for batch in job.loader.train(clock.epoch(progress.step), first_batch):
-            loss = take_step(job, progress.step + 1, batch)
+            try:
+                loss = take_step(job, progress.step + 1, batch)
+            except ScoreNotANumber:
+                meter.check(job, progress)
+                raise diverged("a weight or gradient", progress.step + 1, progress) from None
             progress.step += 1
             meter.add(loss, batch.n_global, progress.step)
             finished = progress.step == clock.total_steps
@@ -148,12 +153,12 @@ class Meter:
         bad_step = int(job.engine.ranks.min(self.bad_step))
         progress.train_seconds += time.monotonic() - self.started
         if bad_step < NEVER:
-            good = ", ".join(
-                f"{k} {v:.4g}" for k, v in progress.last.items() if k in ("step", "train_loss", "val_accuracy")
-            )
-            raise Diverged(
-                f"the loss is not finite at step {bad_step}; last good: {good or 'none, from the first step on'}"
-            )
+            raise diverged("the loss", bad_step, progress)
+
+
+def diverged(what: str, step: int, progress: Progress) -> Diverged:
+    shown = [f"{name} {progress.last[name]:.4g}" for name in ("step", "train_loss", "val_accuracy") if progress.last]
+    return Diverged(f"{what} is not finite at step {step}; last good: {', '.join(shown) or 'nothing evaluated before'}")
 
 
 def report(job: Job, progress: Progress, meter: Meter) -> dict[str, Any]:

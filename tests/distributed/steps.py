@@ -73,13 +73,20 @@ def run(method: str, engine: dict[str, Any]) -> dict[str, Any]:
                 break
     check_counts(job.engine.model, job.method, step)
     state = job.engine.state()
-    outside = max(
-        (float((state[f"momentum.{name}.parametrizations.weight.original"] * ~m.mask).abs().max())
-         for name, (_, m) in job.engine.layers.items()), default=0.0,
-    )  # fmt: skip
+    outside = {"": 0.0, "momentum.": 0.0}
+    for prefix in outside:
+        for name, (_, masked) in job.engine.layers.items():
+            stored = state[f"{prefix}{name}.parametrizations.weight.original"]
+            outside[prefix] = max(outside[prefix], float((stored * ~masked.mask).abs().max()))
     norms = {k: float(v.double().norm()) for k, v in state.items() if v.is_floating_point()}
     job.engine.close()
-    return {"losses": losses, "digests": digests, "norms": norms, "momentum_outside": outside}
+    return {
+        "losses": losses,
+        "digests": digests,
+        "norms": norms,
+        "weights_outside": outside[""],
+        "momentum_outside": outside["momentum."],
+    }
 
 
 def main() -> None:

@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder with cifar10, mnist and imagenette; HARNESS_TEST_DATA names it."""
+    root = os.environ.get("HARNESS_TEST_DATA")
+    if not root or not Path(root).is_dir():
+        pytest.skip("needs real data: set HARNESS_TEST_DATA to a folder with cifar10/, mnist/ and imagenette/")
+    return Path(root)
+
+
+@pytest.fixture(autouse=True)
+def _no_outside_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HARNESS_OUT", "HARNESS_DATA"):
+        monkeypatch.delenv(name, raising=False)

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.sparse.noise import key_of, keyed_generator
+from harness.sparse.selection import random_mask, top_k_mask
+
+
+def test_ties_go_to_the_lower_index() -> None:
+    scores = torch.tensor([3.0, 1.0, 3.0, 3.0, 0.0])
+    assert top_k_mask(scores, k=2).tolist() == [True, False, True, False, False]
+
+
+def test_only_candidates_are_chosen() -> None:
+    scores = torch.tensor([[9.0, 1.0], [8.0, 1.0]])
+    among = torch.tensor([[False, True], [True, True]])
+    assert top_k_mask(scores, 2, among).tolist() == [[False, True], [True, False]]
+
+
+def test_exact_zeros_fill_up_in_order_of_index() -> None:
+    assert top_k_mask(torch.tensor([0.0, 0.0, 5.0, 0.0]), 3).tolist() == [True, True, True, False]
+
+
+@pytest.mark.parametrize("k", [-1, 4])
+def test_impossible_counts_are_refused(k: int) -> None:
+    with pytest.raises(ValueError, match=f"cannot keep {k} of 3"):
+        top_k_mask(torch.ones(3), k)
+
+
+def test_a_score_that_is_not_a_number_is_refused() -> None:
+    with pytest.raises(ValueError, match="not a number"):
+        top_k_mask(torch.tensor([1.0, float("nan")]), 1)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from([0.0, 1.0, 2.0, -1.0, 0.5]), min_size=1, max_size=60), st.data())
+def test_equals_a_stable_sort(values: list[float], data: st.DataObject) -> None:
+    among = data.draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values)))
+    k = data.draw(st.integers(0, sum(among)))
+    candidates = [i for i, allowed in enumerate(among) if allowed]
+    expected = sorted(sorted(candidates, key=lambda i: -values[i])[:k])  # Python's sort is stable
+    found = top_k_mask(torch.tensor(values), k, torch.tensor(among))
+    assert found.nonzero().squeeze(1).tolist() == expected
+
+
+def test_random_masks_are_exact_and_keyed() -> None:
+    first = random_mask(torch.Size((7, 5)), 11, keyed_generator(1, "mask", "conv1"))
+    again = random_mask(torch.Size((7, 5)), 11, keyed_generator(1, "mask", "conv1"))
+    other = random_mask(torch.Size((7, 5)), 11, keyed_generator(1, "mask", "conv2"))
+    assert int(first.sum()) == 11
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_keys_do_not_run_together() -> None:
+    assert key_of("a", "bc") != key_of("ab", "c")
+    assert key_of(1, 23) != key_of(12, 3)
