@@ -100,6 +100,7 @@ class EAST(RigL):
     # --- DyReLU phasing ----------------------------------------------------------------------------------------------
 
     def beta(self, step: int) -> float:
+        """Blend with which the step after `step` steps is taken."""
         return self.phase.beta(self.clock.epoch(step)) if self.phase else 0.0
 
     def adapt(self, model: nn.Module, step: int) -> bool:
@@ -122,7 +123,7 @@ class EAST(RigL):
         return changed
 
     def is_final(self, step: int) -> bool:
-        return self.beta(step) == 0 and (self.cycle is None or step >= self.cycle.end)
+        return self.beta(step - 1) == 0 and (self.cycle is None or step >= self.cycle.end)
 
     def gauges(self, step: int) -> dict[str, float]:
-        return {"dyrelu_beta": self.beta(step)}
+        return {"dyrelu_beta": self.beta(step - 1)}  # of the last step taken: what was evaluated

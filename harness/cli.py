@@ -150,8 +150,6 @@ def train(
 
 def _train_here(cell: Cell, out: Path, console: Console) -> dict[str, Any]:
     """One run in this process, its record mirrored to the tracking server."""
-    import time
-
     from harness.track.record import read_result
     from harness.train.loop import StopRequest
     from harness.train.run import execute
@@ -163,20 +161,17 @@ def _train_here(cell: Cell, out: Path, console: Console) -> dict[str, Any]:
     stop = StopRequest()
     stop.listen()
     result: dict[str, Any] = {}
-    began, first_step = time.monotonic(), None
     try:
         for event in execute(cell.config, cell.seed, out, stop):
             if "status" in event:
                 result = event
                 break
-            first_step = event["step"] if first_step is None else first_step
-            taken, left = event["step"] - first_step, event["total_steps"] - event["step"]
-            eta = duration((time.monotonic() - began) / taken * left) if taken else "?"
-            began = time.monotonic() if not taken else began
+            n_left = (event["total_steps"] - event["step"]) * cell.config.data.batch_size
             console.print(
                 f"step {event['step']}/{event['total_steps']}  epoch {event['epoch']:g}  "
                 f"loss {event['train_loss']:.4f}  validation {100 * event['val_accuracy']:.2f} %  "
-                f"{event['n_active']:,} active weights  {event['images_per_second']:,.0f} images/s  ETA {eta}"
+                f"{event['n_active']:,} active weights  {event['images_per_second']:,.0f} images/s  "
+                f"ETA {duration(n_left / event['images_per_second'])}"
             )
     finally:
         if mirror is not None:

@@ -141,7 +141,7 @@ def finish(job: Job, progress: Progress) -> dict[str, Any]:
         "train_loss_last": last["train_loss"],
         "train_seconds": round(progress.train_seconds, 3),
         "images_per_second": round(progress.step * job.config.data.batch_size / max(progress.train_seconds, 1e-9), 1),
-        "layers": [asdict(layer) for layer in counts],
+        "layers": [{**asdict(layer), "shape": list(layer.shape)} for layer in counts],
     }
     if job.record is not None:
         masks = {name: masked.mask.cpu() for name, (_, masked) in job.engine.layers.items()}

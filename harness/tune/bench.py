@@ -50,8 +50,8 @@ def _tune(cells: list[Cell], out: Path, resources: dict[str, float]) -> None:
         {"config": cell.config.model_dump(mode="json"), "seed": cell.seed, "out": str(out), "gpu": gpu}
         for cell in cells
     ]
-    # A worker group brings its own placement; the trial that waits for it holds nothing.
-    needs = {"cpu": 1, "gpu": 1 if gpu else 0} if workers == 1 else {"cpu": 0}
+    # A worker group brings its own placement; the trial that waits for it sits on the head node and holds no CPU there.
+    needs = {"cpu": 1, "gpu": 1 if gpu else 0} if workers == 1 else {"node:__internal_head__": 0.001}
     at_once = None if workers == 1 else max(1, int(resources["GPU" if gpu else "CPU"]) // workers)
     tuner = tune.Tuner(
         tune.with_resources(CellTrial, needs),

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from harness.board.curve import draw_curve
+from harness.board.rows import rows_from_results
+from harness.board.table import show_table
+
+
+def result(method: str, density: float, seed: int, accuracy: float | None, **more: Any) -> dict[str, Any]:
+    base: dict[str, Any] = {
+        "data": "digits", "model": "net", "method": method, "density": density, "seed": seed,
+        "fingerprint": f"{method}{density}", "run_id": f"{method}{density}-{seed}",
+    }  # fmt: skip
+    if accuracy is None:
+        return {**base, "status": "failed", "reason": "out of memory", **more}
+    n_active = round(density * 10_000)
+    return {**base, "status": "done", "test_accuracy_last": accuracy, "n_weights": 10_000, "n_active": n_active,
+            "n_nonzero": n_active - seed, **more}  # fmt: skip
+
+
+RESULTS = [
+    result("rigl", 0.01, 1, 0.84),
+    result("rigl", 0.01, 0, 0.80),
+    result("east", 0.01, 0, 0.90),
+    result("east", 0.01, 1, None),
+    result("dense", 1.0, 0, 0.97),
+    result("rigl", 0.001, 0, 0.5),
+]
+
+
+def test_rows_by_hand() -> None:
+    rows = rows_from_results(RESULTS)
+    assert [(r.method, r.density) for r in rows] == [("dense", 1), ("east", 0.01), ("rigl", 0.01), ("rigl", 0.001)]
+    rigl = rows[2]
+    assert rigl.mean == pytest.approx(0.82)
+    assert rigl.std == pytest.approx(0.0282843, abs=1e-6)  # n - 1 in the denominator
+    assert (rigl.seeds, rigl.n_active, rigl.n_nonzero) == ((0, 1), (100, 100), (100, 99))
+    assert rows[1].std is None, "one seed has no spread"
+    assert rows[1].failures == ("seed 1 failed: out of memory",)
+
+
+def test_other_settings_are_another_row() -> None:
+    other = result("rigl", 0.01, 2, 0.7, fingerprint="longer")
+    assert len([r for r in rows_from_results([*RESULTS, other]) if r.method == "rigl" and r.density == 0.01]) == 2
+
+
+def test_the_table_says_what_failed() -> None:
+    console = Console(record=True, width=120, file=open("/dev/null", "w"))
+    show_table(rows_from_results(RESULTS), console)
+    text = console.export_text()
+    assert "82.00 ± 2.83" in text
+    assert "1 (+1 failed)" in text
+    assert "failed: east at density 0.01, seed 1 failed: out of memory" in text
+    assert "99-100" in text
+
+
+def test_the_curve_is_drawn(tmp_path: Path) -> None:
+    png, svg = draw_curve(rows_from_results(RESULTS), tmp_path / "curve")
+    with Image.open(png) as image:
+        assert image.size[0] > 600
+    text = svg.read_text()
+    assert "<svg" in text

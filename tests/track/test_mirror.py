@@ -1,0 +1,126 @@
+"""Records against a real MLflow store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.board.rows import rows_from_results
+from harness.config import build_config
+from harness.track.mirror import BackgroundMirror, Mirror, default_uri
+from harness.track.query import results_from_tracking
+from harness.track.record import Record, all_results, read_events
+from harness.train.run import execute
+
+PLAIN: dict[str, Any] = {
+    "model": {"name": "lenet_300_100"},
+    "data": {"name": "digits", "batch_size": 128},
+    "schedule": {"epochs": 3},
+    "engine": {"device": "cpu"},
+}
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three finished runs: dense, and static at two densities."""
+    folder = tmp_path_factory.mktemp("runs")
+    for method in ({"name": "dense"}, {"name": "static", "density": 0.1}, {"name": "static", "density": 0.02}):
+        list(execute(build_config({**PLAIN, "method": method}, "test"), 0, folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mirror(out: Path) -> Mirror:
+    mirror = Mirror(default_uri(out), "sparsity-harness", out)
+    mirror.connect()
+    return mirror
+
+
+def run_dirs(out: Path) -> list[Path]:
+    return sorted(p.parent for p in out.glob("*/record.jsonl"))
+
+
+def every_run(mirror: Mirror) -> list[Any]:
+    return list(mirror._client.search_runs([mirror._experiment_id]))
+
+
+def test_replaying_adds_nothing(out: Path, mirror: Mirror) -> None:
+    for _ in range(2):
+        fresh = Mirror(mirror.uri, "sparsity-harness", out)  # forgets what the first knew
+        for run_dir in run_dirs(out):
+            fresh.sync(run_dir)
+        fresh.sync_curves(all_results(out))
+    runs = every_run(mirror)
+    assert sorted(r.data.tags["harness.kind"] for r in runs) == ["curve", "curve", "run", "run", "run"]
+    assert {r.info.status for r in runs} == {"FINISHED"}
+    for run in runs:
+        if run.data.tags["harness.kind"] == "run":
+            history = mirror._client.get_metric_history(run.info.run_id, "val_accuracy")
+            assert [point.step for point in history] == [10, 20, 30]
+            assert run.data.params["schedule.epochs"] == "3.0"
+            assert {a.path for a in mirror._client.list_artifacts(run.info.run_id)} >= {"config.yaml", "result.json"}
+
+
+def test_a_run_cut_off_in_the_middle_is_carried_on(out: Path, tmp_path: Path) -> None:
+    """The tracking server saw two evaluations, then the run was killed, rewound to the first, and finished."""
+    source = run_dirs(out)[0]
+    lines = (source / "record.jsonl").read_text().splitlines(keepends=True)
+    run_dir = tmp_path / source.name
+    run_dir.mkdir()
+    (run_dir / "config.yaml").write_text((source / "config.yaml").read_text())
+    record = run_dir / "record.jsonl"
+    uri = default_uri(tmp_path)
+    record.write_text("".join(lines[:3]) + '{"event": "evalua')
+    Mirror(uri, "x", tmp_path).sync(run_dir)
+    record.write_text("".join(lines[:2]))
+    Mirror(uri, "x", tmp_path).sync(run_dir)
+    record.write_text("".join(lines))
+    (run_dir / "result.json").write_text((source / "result.json").read_text())
+    last = Mirror(uri, "x", tmp_path)
+    last.sync(run_dir)
+    (run,) = every_run(last)
+    assert run.info.status == "FINISHED"
+    assert [p.step for p in last._client.get_metric_history(run.info.run_id, "val_accuracy")] == [10, 20, 30]
+
+
+def test_the_curve_is_accuracy_at_ten_thousand_times_sparsity(out: Path, mirror: Mirror) -> None:
+    mirror.sync_curves(all_results(out))
+    (curve,) = mirror._search("tags.method = 'static' and tags.`harness.kind` = 'curve'")
+    points = {p.step: p.value for p in mirror._client.get_metric_history(curve.info.run_id, "accuracy")}
+    expected = {round(1e4 * (1 - r["density"])): r["test_accuracy_last"] for r in all_results(out) if r["density"] < 1}
+    assert points == expected
+    assert sorted(points) == [9000, 9800]
+
+
+def test_a_curve_that_changes_is_replaced_whole(out: Path, mirror: Mirror) -> None:
+    results = all_results(out)
+    better = [{**r, "test_accuracy_last": 1.0, "seed": 1} for r in results if r["method"] == "static"]
+    mirror.sync_curves(results + better)
+    (curve,) = mirror._search("tags.method = 'static' and tags.`harness.kind` = 'curve'")
+    points = mirror._client.get_metric_history(curve.info.run_id, "accuracy")
+    assert len(points) == 2
+    assert all(p.value > 0.5 for p in points)
+    mirror.sync_curves(results)
+
+
+def test_the_board_needs_the_tracking_server_alone(out: Path, mirror: Mirror) -> None:
+    for run_dir in run_dirs(out):
+        mirror.sync(run_dir)
+    assert rows_from_results(results_from_tracking(mirror.uri)) == rows_from_results(all_results(out))
+
+
+def test_a_server_that_is_away_is_one_warning(tmp_path: Path, out: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    mirror = BackgroundMirror("http://127.0.0.1:9", "x", tmp_path, run_dirs(out))
+    assert mirror.close() is False
+    assert capfd.readouterr().err.count("does not answer") == 1
+
+
+def test_a_record_is_rewound_to_its_checkpoint(tmp_path: Path) -> None:
+    record = Record(tmp_path)
+    record.append("start")
+    size = record.size()
+    record.append("evaluation", step=1)
+    record.rewind(size)
+    assert [e["event"] for e in read_events(tmp_path)] == ["start"]
