@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -86,7 +87,8 @@ def _components() -> Iterator[Finding]:
 
     for name, module in (("DALI", "nvidia.dali"), ("DeepSpeed", "deepspeed"), ("Ray", "ray"), ("MLflow", "mlflow")):
         try:
-            importlib.import_module(module)
+            with redirect_stdout(sys.stderr):  # DeepSpeed talks on stdout
+                importlib.import_module(module)
             yield Finding("ok", f"{name} imports", "yes")
         except Exception as error:
             yield Finding("missing", f"{name} imports", f"{type(error).__name__}: {error}"[:80], "make setup")

@@ -41,21 +41,18 @@ def nearest(name: str, known: Mapping[str, Any] | list[str]) -> str:
 
 
 def check_known(kind: str, name: str, table: Mapping[str, str]) -> None:
-    if name not in table:
+    """A name of the table, or the path of something outside the project: "package.module:Name"."""
+    if name not in table and ":" not in name:
         raise HarnessError(f"unknown {kind} '{name}'; {nearest(name, table)}")
 
 
 def load(kind: str, name: str, table: Mapping[str, str]) -> Any:
     """Import what `name` stands for."""
     check_known(kind, name, table)
-    return load_path(table[name])
-
-
-def load_path(path: str) -> Any:
-    module, attribute = path.split(":")
-    return getattr(importlib.import_module(module), attribute)
-
-
-def add_method(name: str, path: str) -> None:
-    """Make a method of another package known, e.g. ``add_method("mine", "my_package.mine:Mine")``."""
-    METHODS[name] = path
+    module, _, attribute = table.get(name, name).partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        if name in table:
+            raise
+        raise HarnessError(f"{kind} '{name}' cannot be imported: {error}; is its folder on PYTHONPATH?") from None

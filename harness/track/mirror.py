@@ -56,9 +56,10 @@ class Mirror:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         import logging
 
-        logging.getLogger("alembic").setLevel(logging.ERROR)
-        logging.getLogger("mlflow").setLevel(logging.ERROR)
         from mlflow.tracking import MlflowClient
+
+        for noisy in ("alembic", "mlflow", "mlflow.store.db.utils"):  # mlflow sets its own levels when imported
+            logging.getLogger(noisy).setLevel(logging.ERROR)
 
         client = MlflowClient(self.uri)
         found = client.get_experiment_by_name(self.experiment)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from typing import Any
 
 import torch
@@ -13,13 +15,15 @@ from harness.train.optimizer import SGD, build_optimizer
 
 class DeepSpeedEngine(Engine):
     def wrap(self) -> None:
-        import deepspeed
+        with redirect_stdout(sys.stderr):  # DeepSpeed talks on stdout, which belongs to the command's answer
+            import deepspeed
 
         self.stage = self.config.engine.zero_stage
         self.optimizer: SGD = build_optimizer(self.model, self.config.optimizer)
-        self.engine, *_ = deepspeed.initialize(
-            model=self.model, optimizer=self.optimizer, config=self._settings(), dist_init_required=False
-        )
+        with redirect_stdout(sys.stderr):
+            self.engine, *_ = deepspeed.initialize(
+                model=self.model, optimizer=self.optimizer, config=self._settings(), dist_init_required=False
+            )
         self.optimizer.prepare()
         if self.stage:
             # the shards of momentum become readable by name; DeepSpeed itself does so only after the first step

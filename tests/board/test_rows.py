@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def test_other_settings_are_another_row() -> None:
 
 
 def test_the_table_says_what_failed() -> None:
-    console = Console(record=True, width=120, file=open("/dev/null", "w"))
+    console = Console(record=True, width=120, file=StringIO())
     show_table(rows_from_results(RESULTS), console)
     text = console.export_text()
     assert "82.00 ± 2.83" in text

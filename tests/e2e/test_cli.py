@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+SMALL = ["train", "digits_r34", "--set", "model.name=lenet_300_100", "--set", "schedule.epochs=2"]
+
 
 def harness(*words: str, env: dict[str, str] | None = None, timeout: float = 200) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -73,7 +75,7 @@ def test_unknown_options_are_usage_errors() -> None:
 
 def test_a_tracking_server_that_does_not_answer_costs_nothing(tmp_path: Path) -> None:
     out = tmp_path / "runs"
-    words = ["train", "digits_r34", "--set", "model.name=lenet_300_100", "--set", "schedule.epochs=2", "--out", str(out)]
+    words = [*SMALL, "--out", str(out)]
     found = harness(*words, "--tracking", "http://127.0.0.1:9")
     assert found.returncode == 0, found.stderr
     assert "does not answer" in found.stderr
@@ -110,7 +112,7 @@ def test_the_mlflow_ui_shows_the_runs(tmp_path: Path) -> None:
     from tests.distributed.processes import free_port
 
     out, port = tmp_path / "runs", free_port()
-    words = ["train", "digits_r34", "--set", "model.name=lenet_300_100", "--set", "schedule.epochs=2", "--out", str(out)]
+    words = [*SMALL, "--out", str(out)]
     assert harness(*words).returncode == 0
     server = subprocess.Popen(
         [sys.executable, "-m", "harness", "ui", "--out", str(out), "--port", str(port)],

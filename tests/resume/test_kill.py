@@ -43,9 +43,7 @@ def command(recipe: Path, out: Path) -> list[str]:
 
 def start(recipe: Path, out: Path) -> subprocess.Popen[str]:
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command(recipe, out), env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    return subprocess.Popen(command(recipe, out), env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def wait_for_events(out: Path, n: int, process: subprocess.Popen[str]) -> None:

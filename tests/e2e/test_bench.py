@@ -1,0 +1,109 @@
+"""Suites under a real Ray cluster of this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+SUITE = """
+description: small
+model: {name: lenet_300_100}
+data: {name: digits, batch_size: 128}
+optimizer: {lr: 0.3}
+schedule: {epochs: 4}
+engine: {device: cpu}
+axes:
+  methods: [dense, static, {name: rigl, interval: 5, style: append}]
+  densities: [0.1, 0.00001]
+  seeds: [0, 1]
+"""
+
+
+def bench(suite: Path, out: Path, *words: str, timeout: float = 500) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "COLUMNS": "120"}
+    command = [sys.executable, "-m", "harness", "bench", str(suite), "--out", str(out), *words]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout)
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("suite") / "small.yaml"
+    path.write_text(SUITE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def first(suite: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    out = tmp_path_factory.mktemp("runs")
+    return out, bench(suite, out)
+
+
+def test_failed_cells_sink_nothing_and_are_reported(first: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    out, found = first
+    assert found.returncode == 3, found.stdout + found.stderr
+    results = [json.loads(p.read_text()) for p in out.glob("*/result.json")]
+    states = sorted((r["method"], r["status"]) for r in results)
+    assert (
+        states
+        == [("dense", "done")] * 2
+        + [("rigl", "done")] * 2
+        + [("rigl", "failed")] * 2
+        + [("static", "done")] * 2
+        + [("static", "failed")] * 2
+    )
+    assert "a budget of 1 weights is below one weight for each of 3 layers" in found.stdout
+    assert "10/10 runs, 100%" in found.stdout or "small: 10 runs" in found.stdout
+    assert all((out / "board" / f"small{suffix}").stat().st_size > 5_000 for suffix in (".png", ".svg"))
+
+
+def test_finished_cells_are_not_run_again(suite: Path, first: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    out, _ = first
+    records = {p: p.stat().st_mtime_ns for p in out.glob("*/record.jsonl")}
+    again = bench(suite, out, "--methods", "dense", "--json")
+    assert again.returncode == 0, again.stderr
+    assert "2 of 2 runs are already done" in again.stderr
+    assert {p: p.stat().st_mtime_ns for p in out.glob("*/record.jsonl")} == records
+    (row,) = json.loads(again.stdout)["rows"]
+    assert (row["method"], row["n"]) == ("dense", 2)
+    assert row["mean"] > 0.6
+
+
+def test_everything_reached_the_tracking_server(first: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    from harness.track.mirror import default_uri
+    from harness.track.query import results_from_tracking
+
+    out, _ = first
+    done = [r for r in results_from_tracking(default_uri(out)) if r["status"] == "done"]
+    assert len(done) == 6
+
+
+def test_more_workers_than_the_cluster_has(suite: Path, tmp_path: Path) -> None:
+    found = bench(suite, tmp_path, "--workers", "64", "--methods", "dense")
+    assert found.returncode == 2
+    assert "a run needs 64 workers with one CPU each" in found.stderr
+    assert not list(tmp_path.glob("*/record.jsonl"))
+
+
+def test_two_workers_with_deepspeed(suite: Path, tmp_path: Path) -> None:
+    found = bench(
+        suite, tmp_path, "--workers", "2", "--engine", "deepspeed", "--zero-stage", "1", "--methods", "rigl",
+        "--seeds", "0", "--set", "method.density=0.1", "--json",
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    (result,) = json.loads(found.stdout)["results"]
+    assert (result["workers"], result["engine"], result["status"]) == (2, "deepspeed-zero1", "done")
+    assert result["n_active"] == 5020
+    assert result["test_accuracy_last"] > 0.3
+
+
+def test_a_cluster_that_is_not_there(suite: Path, tmp_path: Path) -> None:
+    found = bench(suite, tmp_path, "--address", "127.0.0.1:1", "--methods", "dense")
+    assert found.returncode == 2
+    assert "no Ray cluster answers at '127.0.0.1:1'" in found.stderr
