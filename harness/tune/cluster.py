@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -32,8 +33,9 @@ def connected(address: str) -> Iterator[dict[str, float]]:
         ray.init(address="local", num_cpus=os.cpu_count(), include_dashboard=False, **quiet)
     else:
         try:
+            _knock(address)
             ray.init(address=address, **quiet)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise HarnessError(
                 f"no Ray cluster answers at '{address}' ({reason}): start one, or use --address local"
@@ -42,6 +44,13 @@ def connected(address: str) -> Iterator[dict[str, float]]:
         yield ray.cluster_resources()
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Fail at once where nothing listens: Ray itself would retry for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def uses_gpu(cell: Cell, resources: dict[str, float]) -> bool:
