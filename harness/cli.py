@@ -320,13 +320,16 @@ def ui(
 ) -> None:
     """Open the MLflow UI on the runs, on this machine only."""
     from harness.config.recipes import out_root
-    from harness.track.mirror import default_uri
+    from harness.track.mirror import Mirror, curve_view, default_uri
 
     root = out_root(out)
     if tracking is None and not (root / "mlflow.db").exists():
         raise HarnessError(f"no tracking data in {root}: run `harness bench demo` first, or give --tracking URI")
     uri = tracking or default_uri(root)
-    print(f"MLflow UI on http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
+    mirror = Mirror(uri, "sparsity-harness", root)
+    mirror.connect()
+    server = f"http://127.0.0.1:{port}"
+    print(f"MLflow UI on {server} (Ctrl-C ends it)\ncurves: {server}{curve_view(mirror.experiment_id)}", flush=True)
     words = ["-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
     os.execv(sys.executable, [sys.executable, *words])
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean
 from typing import Any
+from urllib.parse import urlencode
 
 import yaml
 
@@ -43,7 +44,7 @@ class Mirror:
     def __init__(self, uri: str, experiment: str, out: Path) -> None:
         self.uri, self.experiment, self.out = uri, experiment, out
         self._client: Any = None
-        self._experiment_id = ""
+        self.experiment_id = ""
         self._known: dict[str, tuple[str, int]] = {}
         self._finished: set[str] = set()
 
@@ -66,9 +67,10 @@ class Mirror:
         if found is None:
             local = self.uri.startswith("sqlite:")
             place = (self.out / "mlflow-artifacts").as_uri() if local else None
-            self._experiment_id = client.create_experiment(self.experiment, artifact_location=place)
+            kind = {"mlflow.experimentKind": "custom_model_development"}  # the UI's view for training runs
+            self.experiment_id = client.create_experiment(self.experiment, artifact_location=place, tags=kind)
         else:
-            self._experiment_id = found.experiment_id
+            self.experiment_id = found.experiment_id
         self._client = client
 
     def sync(self, run_dir: Path) -> None:
@@ -106,7 +108,7 @@ class Mirror:
         tags = {RUN_TAG: run_dir.name, KIND_TAG: "run"}
         tags |= {k: str(start.get(k)) for k in ("method", "model", "data", "density", "seed", "device", "git_commit")}
         name = f"{start['method']} d={start['density']:g} seed {start['seed']}"
-        run = self._client.create_run(self._experiment_id, int(start["time"] * 1000), tags, name)
+        run = self._client.create_run(self.experiment_id, int(start["time"] * 1000), tags, name)
         config = yaml.safe_load((run_dir / "config.yaml").read_text())
         params = [Param(key, str(value)[:6000]) for key, value in _flatten(config)]
         params.append(Param("seed", str(start["seed"])))
@@ -144,7 +146,11 @@ class Mirror:
         self._client.set_terminated(tracking_id, "FINISHED" if result["status"] == "done" else "FAILED", at)
 
     def sync_curves(self, results: Iterable[dict[str, Any]]) -> None:
-        """One run per data set, model and method whose `accuracy` at step round(10,000 x sparsity) draws its curve."""
+        """One run per data set, model and method whose `accuracy` at step round(10,000 x sparsity) draws its curve.
+
+        A dense network is a level to compare with, not a point 9,000 steps away from all others: its accuracy is drawn
+        across the sparsities of the other methods.
+        """
         self.connect()
         groups: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
         about: dict[str, dict[str, str]] = {}
@@ -156,6 +162,11 @@ class Mirror:
                 about[name] = {k: r[k] for k in ("method", "model", "data")}
         for name, points in groups.items():
             means = {step: mean(values) for step, values in sorted(points.items())}
+            here = (about[name]["model"], about[name]["data"])
+            same = [points for n, points in groups.items() if (about[n]["model"], about[n]["data"]) == here]
+            sparse = [step for others in same for step in others if step > 0]
+            if list(means) == [0] and sparse:
+                means = {min(sparse): means[0], max(sparse): means[0]}
             digest = hashlib.sha256(json.dumps(means).encode()).hexdigest()[:16]
             held = self._search(f"tags.`{CURVE_TAG}` = '{name}'")
             if held and held[0].data.tags.get("harness.digest") == digest:
@@ -170,13 +181,19 @@ class Mirror:
         at = int(time.time() * 1000)
         note = "Mean test accuracy of the last epoch; the step is sparsity x 10,000 (9990 is 99.9 % sparse)."
         tags = {KIND_TAG: "curve", CURVE_TAG: name, "harness.digest": digest, "mlflow.note.content": note, **about}
-        run = self._client.create_run(self._experiment_id, at, tags, f"curve · {name}")
+        run = self._client.create_run(self.experiment_id, at, tags, f"curve · {name}")
         metrics = [Metric("accuracy", value, at, step) for step, value in means.items()]
         self._client.log_batch(run.info.run_id, metrics=metrics)
         self._client.set_terminated(run.info.run_id, "FINISHED", at)
 
     def _search(self, query: str) -> list[Any]:
-        return list(self._client.search_runs([self._experiment_id], query, max_results=10))
+        return list(self._client.search_runs([self.experiment_id], query, max_results=10))
+
+
+def curve_view(experiment_id: str) -> str:
+    """The page of MLflow's UI that charts the curve runs, relative to the server."""
+    query = urlencode({"searchFilter": f'tags.`{KIND_TAG}` = "curve"', "compareRunsMode": "CHART"})
+    return f"/#/experiments/{experiment_id}/runs?{query}"
 
 
 class BackgroundMirror:

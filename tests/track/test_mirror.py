@@ -43,7 +43,7 @@ def run_dirs(out: Path) -> list[Path]:
 
 
 def every_run(mirror: Mirror) -> list[Any]:
-    return list(mirror._client.search_runs([mirror._experiment_id]))
+    return list(mirror._client.search_runs([mirror.experiment_id]))
 
 
 def test_replaying_adds_nothing(out: Path, mirror: Mirror) -> None:
@@ -92,6 +92,14 @@ def test_the_curve_is_accuracy_at_ten_thousand_times_sparsity(out: Path, mirror:
     expected = {round(1e4 * (1 - r["density"])): r["test_accuracy_last"] for r in all_results(out) if r["density"] < 1}
     assert points == expected
     assert sorted(points) == [9000, 9800]
+
+
+def test_dense_is_a_level_across_the_sparsities_of_the_others(out: Path, mirror: Mirror) -> None:
+    mirror.sync_curves(all_results(out))
+    (curve,) = mirror._search("tags.method = 'dense' and tags.`harness.kind` = 'curve'")
+    (dense,) = [r["test_accuracy_last"] for r in all_results(out) if r["method"] == "dense"]
+    points = mirror._client.get_metric_history(curve.info.run_id, "accuracy")
+    assert {p.step: p.value for p in points} == {9000: dense, 9800: dense}
 
 
 def test_a_curve_that_changes_is_replaced_whole(out: Path, mirror: Mirror) -> None:
