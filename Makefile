@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt
 OUT ?= runs
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test check clean
 
 setup: $(VENV)/.ready
 

@@ -17,7 +17,7 @@ Split = Literal["train", "validation", "test"]
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """One rank's part of a deployment: `rank` of `world_size`, split again into `accumulation` micro-batches."""
+    """Which part of every global batch is fed: that of `rank` among `world_size`, in `accumulation` micro-batches."""
 
     rank: int = 0
     world_size: int = 1

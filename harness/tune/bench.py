@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,14 @@ def _tune(cells: list[Cell], out: Path, resources: dict[str, float]) -> None:
     # A worker group brings its own placement; the trial that waits for it sits on the head node and holds no CPU there.
     needs = {"cpu": 1, "gpu": 1 if gpu else 0} if workers == 1 else {"node:__internal_head__": 0.001}
     at_once = None if workers == 1 else max(1, int(resources["GPU" if gpu else "CPU"]) // workers)
+    scratch, name = out / ".ray", f"bench-{os.getpid()}"
     tuner = tune.Tuner(
         tune.with_resources(CellTrial, needs),
         param_space={"cell": tune.grid_search(plain)},
         tune_config=tune.TuneConfig(reuse_actors=workers == 1, max_concurrent_trials=at_once),
         run_config=tune.RunConfig(
-            name=f"bench-{os.getpid()}",
-            storage_path=str(out / ".ray"),
+            name=name,
+            storage_path=str(scratch),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=1),
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
@@ -69,3 +71,5 @@ def _tune(cells: list[Cell], out: Path, resources: dict[str, float]) -> None:
         tuner.fit()
     except tune.TuneError as error:
         raise HarnessError(f"Ray Tune stopped: {error}") from None
+    finally:
+        shutil.rmtree(scratch / name, ignore_errors=True)  # what a suite continues from is the runs themselves

@@ -1,0 +1,18 @@
+"""The command line. Heavy modules are imported inside the commands that need them, so that help is instant."""
+
+from __future__ import annotations
+
+import sys
+
+from harness.cli import runs, records, lists  # noqa: F401, I001 (their commands join the app, in the order of the help)
+from harness.cli.app import app
+from harness.errors import HarnessError
+
+
+def main() -> None:
+    """Run a command; an error the user can act on is one message and its exit code."""
+    try:
+        app()
+    except HarnessError as error:
+        print(f"harness: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

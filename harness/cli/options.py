@@ -1,0 +1,112 @@
+"""The options that commands share, and what becomes of them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from harness.board.rows import Row
+    from harness.config import Cell
+
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. method.density=0.002; repeatable.")]  # fmt: skip  # noqa: E501
+Seed = Annotated[int, typer.Option(help="Seed of the run.")]
+Seeds = Annotated[str | None, typer.Option(help="Seeds instead of the suite's: 0-2, or 0,3,7.")]
+Out = Annotated[str | None, typer.Option(help="Folder for runs (default runs/, or $HARNESS_OUT).")]
+DataRoot = Annotated[str | None, typer.Option(help="Folder that holds the data sets (or $HARNESS_DATA).")]
+Tracking = Annotated[str | None, typer.Option(help="MLflow tracking URI, or 'none' (default: SQLite in --out).")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or auto.")]
+Workers = Annotated[int | None, typer.Option(help="Ranks per run; more than one trains under Ray Train.")]
+EngineName = Annotated[str | None, typer.Option("--engine", help="torch or deepspeed.")]
+ZeroStage = Annotated[int | None, typer.Option(help="0, 1 or 2, with --engine deepspeed.")]
+Address = Annotated[str, typer.Option(help="Ray: local, auto, or an address.")]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+def parse_seeds(text: str) -> list[int]:
+    """'0-2' is 0, 1, 2; '0,3,7' is itself."""
+    try:
+        seeds = []
+        for part in text.split(","):
+            low, dash, high = part.partition("-")
+            seeds += list(range(int(low), int(high) + 1)) if dash else [int(low)]
+    except ValueError:
+        raise HarnessError(f"--seeds needs numbers as in 0-2 or 0,3,7; got '{text}'") from None
+    if not seeds:
+        raise HarnessError(f"--seeds {text} is an empty range")
+    return seeds
+
+
+def patch_of(
+    settings: list[str] | None,
+    data_root: str | None,
+    tracking: str | None,
+    device: str | None,
+    workers: int | None,
+    engine: str | None,
+    zero_stage: int | None,
+) -> dict[str, Any]:
+    """The options of the command line as a patch over a recipe; an option beats --set."""
+    from harness.config import parse_settings
+    from harness.config.recipes import merge
+
+    named: dict[str, dict[str, Any]] = {
+        "engine": {"device": device, "workers": workers, "name": engine, "zero_stage": zero_stage},
+        "data": {"root": str(Path(data_root).absolute()) if data_root else None},
+        "tracking": {"uri": tracking},
+    }
+    given = {s: {k: v for k, v in keys.items() if v is not None} for s, keys in named.items()}
+    return merge(parse_settings(settings or []), {s: keys for s, keys in given.items() if keys})
+
+
+def export_data_root(data_root: str | None) -> None:
+    """A data root given by the environment reaches worker processes as it reached this one."""
+    if data_root:
+        os.environ["HARNESS_DATA"] = str(Path(data_root).absolute())
+
+
+def writable(out: Path) -> Path:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / f".writable.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise HarnessError(f"cannot write to {out}: {error.strerror}; give another --out DIR") from None
+    return out
+
+
+def console_for(as_json: bool) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=as_json, width=None if sys.stdout.isatty() else 110)
+
+
+def mirror_for(cell: Cell, out: Path, run_dirs: list[Path]) -> Any:
+    from harness.track.mirror import BackgroundMirror, default_uri
+
+    tracking = cell.config.tracking
+    if tracking.uri == "none":
+        return None
+    return BackgroundMirror(tracking.uri or default_uri(out), tracking.experiment, out, run_dirs)
+
+
+def draw_curves(rows: list[Row], stem: Path) -> list[Path]:
+    """One picture per data set and model."""
+    from harness.board.curve import draw_curve
+
+    kinds = sorted({(r.data, r.model) for r in rows if r.mean is not None})
+    paths = []
+    for data_name, model in kinds:
+        of = [r for r in rows if (r.data, r.model) == (data_name, model)]
+        name = stem.name if len(kinds) == 1 else f"{stem.name}-{data_name}-{model}".replace(":", "-")
+        paths += draw_curve(of, stem.with_name(name))
+    return paths

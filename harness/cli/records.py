@@ -1,0 +1,101 @@
+"""`harness board`, `sync`, `ui`, `doctor`: what has been run, and on what."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from harness.cli.app import app
+from harness.cli.options import DataRoot, Json, Out, Tracking, console_for, draw_curves
+from harness.errors import HarnessError
+
+
+@app.command()
+def board(out: Out = None, tracking: Tracking = None, as_json: Json = False) -> None:
+    """Show the leaderboard: from the records in --out, or, with --tracking, from a tracking server alone."""
+    from harness.board.rows import as_plain, rows_from_results
+    from harness.board.table import show_table
+    from harness.config.recipes import out_root
+    from harness.track.record import all_results
+
+    root = out_root(out)
+    if tracking:
+        from harness.track.query import results_from_tracking
+
+        results = results_from_tracking(tracking)
+    else:
+        results = all_results(root)
+    if not results:
+        raise HarnessError(f"no results in {tracking or root}: run `harness bench demo` first, or give --out DIR")
+    rows = rows_from_results(results)
+    if as_json:
+        print(json.dumps([as_plain(r) for r in rows], indent=1))
+        return
+    console = console_for(False)
+    show_table(rows, console)
+    for path in draw_curves(rows, root / "board" / "all"):
+        console.print(f"curve: {path}", soft_wrap=True)
+
+
+@app.command()
+def sync(out: Out = None, tracking: Tracking = None) -> None:
+    """Send every record in --out to the tracking server; what is there already is left alone."""
+    from harness.config.recipes import out_root
+    from harness.track.mirror import BackgroundMirror, default_uri
+    from harness.track.record import RECORD, all_results
+
+    root = out_root(out)
+    run_dirs = [path.parent for path in sorted(root.glob(f"*/{RECORD}"))]
+    uri = tracking or default_uri(root)
+    mirror = BackgroundMirror(uri, "sparsity-harness", root, run_dirs)
+    if not mirror.close(all_results(root)):
+        raise HarnessError(f"{uri} did not take everything: {mirror.failure}")
+    print(f"{len(run_dirs)} runs are in {uri}")
+
+
+@app.command()
+def ui(
+    out: Out = None, tracking: Tracking = None, port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000
+) -> None:
+    """Open the MLflow UI on the runs, on this machine only."""
+    from harness.config.recipes import out_root
+    from harness.track.mirror import Mirror, curve_view, default_uri
+
+    root = out_root(out)
+    if tracking is None and not (root / "mlflow.db").exists():
+        raise HarnessError(f"no tracking data in {root}: run `harness bench demo` first, or give --tracking URI")
+    uri = tracking or default_uri(root)
+    mirror = Mirror(uri, "sparsity-harness", root)
+    mirror.connect()
+    server = f"http://127.0.0.1:{port}"
+    print(f"MLflow UI on {server} (Ctrl-C ends it)\ncurves: {server}{curve_view(mirror.experiment_id)}", flush=True)
+    words = ["-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
+    os.execv(sys.executable, [sys.executable, *words])
+
+
+@app.command()
+def doctor(out: Out = None, data_root: DataRoot = None, tracking: Tracking = None, as_json: Json = False) -> None:
+    """Check this machine: packages, GPUs, data, disk, tracking; what is missing and what to do."""
+    from harness.config.recipes import out_root
+    from harness.doctor import examine
+
+    findings = examine(out_root(out), data_root or os.environ.get("HARNESS_DATA"), tracking)
+    if as_json:
+        print(json.dumps([vars(f) for f in findings], indent=1))
+    else:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(box=None, header_style="bold")
+        for column in ("", "what", "found", "what to do"):
+            table.add_column(column)
+        colours = {"ok": "green", "warning": "yellow", "missing": "red"}
+        for f in findings:
+            table.add_row(f"[{colours[f.state]}]{f.state}[/]", f.what, f.found, f.advice)
+        Console().print(table)
+    if any(f.state == "missing" for f in findings):
+        raise typer.Exit(3)

@@ -1,0 +1,178 @@
+"""`harness train` and `harness bench`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harness.cli.app import app
+from harness.cli.options import (
+    Address,
+    DataRoot,
+    Device,
+    EngineName,
+    Json,
+    Out,
+    Seed,
+    Seeds,
+    Set,
+    Tracking,
+    Workers,
+    ZeroStage,
+    console_for,
+    draw_curves,
+    export_data_root,
+    mirror_for,
+    parse_seeds,
+    patch_of,
+    writable,
+)  # fmt: skip
+from harness.errors import HarnessError, Interrupted
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from harness.config import Cell
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A name of `harness recipes`, or a .yaml file.")],
+    settings: Set = None,
+    seed: Seed = 0,
+    out: Out = None,
+    data_root: DataRoot = None,
+    tracking: Tracking = None,
+    device: Device = None,
+    workers: Workers = None,
+    engine: EngineName = None,
+    zero_stage: ZeroStage = None,
+    address: Address = "local",
+    as_json: Json = False,
+) -> None:
+    """Train one run; the same command again continues or shows it."""
+    from harness.config import cells_of, load_recipe
+    from harness.config.recipes import out_root
+
+    found = load_recipe(recipe)
+    if found.axes is not None:
+        raise HarnessError(f"'{recipe}' is a suite of several runs: harness bench {recipe}")
+    cell = cells_of(found, patch_of(settings, data_root, tracking, device, workers, engine, zero_stage), [seed])[0]
+    root = writable(out_root(out))
+    export_data_root(data_root)
+    console = console_for(as_json)
+    if cell.config.engine.workers > 1:
+        results = _bench([cell], root, address, console)
+    else:
+        results = [_train_here(cell, root, console)]
+    _show([cell], results, root, console, as_json, stem=None)
+
+
+def _train_here(cell: Cell, out: Path, console: Console) -> dict[str, Any]:
+    """One run in this process, its record mirrored to the tracking server."""
+    from harness.track.record import read_result
+    from harness.train.loop import StopRequest
+    from harness.train.run import execute
+    from harness.tune.progress import duration
+
+    if (read_result(out / cell.run_id) or {}).get("status") == "done":
+        console.print(f"run {cell.run_id} is already done")
+    mirror = mirror_for(cell, out, [out / cell.run_id])
+    stop = StopRequest()
+    stop.listen()
+    result: dict[str, Any] = {}
+    try:
+        for event in execute(cell.config, cell.seed, out, stop):
+            if "status" in event:
+                result = event
+                break
+            n_left = (event["total_steps"] - event["step"]) * cell.config.data.batch_size
+            console.print(
+                f"step {event['step']}/{event['total_steps']}  epoch {event['epoch']:g}  "
+                f"loss {event['train_loss']:.4f}  validation {100 * event['val_accuracy']:.2f} %  "
+                f"{event['n_active']:,} active weights  {event['images_per_second']:,.0f} images/s  "
+                f"ETA {duration(n_left / event['images_per_second'])}"
+            )
+    finally:
+        if mirror is not None:
+            from harness.track.record import all_results
+
+            mirror.close(all_results(out))
+    return result
+
+
+@app.command()
+def bench(
+    suite: Annotated[str, typer.Argument(help="A suite of `harness recipes`, or a .yaml file.")],
+    settings: Set = None,
+    seeds: Seeds = None,
+    methods: Annotated[str | None, typer.Option(help="Only these methods of the suite, comma-separated.")] = None,
+    out: Out = None,
+    data_root: DataRoot = None,
+    tracking: Tracking = None,
+    device: Device = None,
+    workers: Workers = None,
+    engine: EngineName = None,
+    zero_stage: ZeroStage = None,
+    address: Address = "local",
+    as_json: Json = False,
+) -> None:
+    """Run a suite as Ray Tune trials; end with the leaderboard and the curve."""
+    from harness.config import cells_of, load_recipe
+    from harness.config.recipes import out_root
+
+    found = load_recipe(suite)
+    patch = patch_of(settings, data_root, tracking, device, workers, engine, zero_stage)
+    only = methods.split(",") if methods else None
+    cells = cells_of(found, patch, parse_seeds(seeds) if seeds else None, only)
+    root = writable(out_root(out))
+    export_data_root(data_root)
+    console = console_for(as_json)
+    console.print(f"{found.name}: {len(cells)} runs into {root}")
+    results = _bench(cells, root, address, console)
+    _show(cells, results, root, console, as_json, stem=root / "board" / found.name)
+
+
+def _bench(cells: list[Cell], out: Path, address: str, console: Console) -> list[dict[str, Any]]:
+    import signal
+
+    from harness.track.record import all_results
+    from harness.tune.bench import run_cells
+
+    def leave(number: int, frame: object) -> None:
+        raise Interrupted("stopped: the same command continues the runs that are not done")
+
+    signal.signal(signal.SIGTERM, leave)
+    mirror = mirror_for(cells[0], out, [out / cell.run_id for cell in cells])
+    try:
+        return run_cells(cells, out, address, console)
+    except KeyboardInterrupt:
+        raise Interrupted("stopped: the same command continues the runs that are not done") from None
+    finally:
+        if mirror is not None:
+            mirror.close(all_results(out))
+
+
+def _show(
+    cells: list[Cell], results: list[dict[str, Any]], out: Path, console: Console, as_json: bool, stem: Path | None
+) -> None:
+    """The table of these cells, the curve where a suite asks for one, and the exit code."""
+    from harness.board.rows import as_plain, rows_from_results
+    from harness.board.table import show_table
+
+    rows = rows_from_results(results)
+    paths = draw_curves(rows, stem) if stem is not None else []
+    if as_json:
+        print(json.dumps({"results": results, "rows": [as_plain(r) for r in rows], "curves": [str(p) for p in paths]}))
+    else:
+        show_table(rows, console)
+        for path in paths:
+            console.print(f"curve: {path}", soft_wrap=True)
+        if stem is None and results[0]["status"] == "done":
+            console.print(f"run: {out / cells[0].run_id}", soft_wrap=True)
+    failed = [r for r in results if r["status"] != "done"]
+    if failed:
+        raise typer.Exit(3)
