@@ -1,10 +1,11 @@
 """The command line. Heavy modules are imported inside the commands that need them, so that help is instant."""
 
+# isort: skip_file
 from __future__ import annotations
 
 import sys
 
-from harness.cli import runs, records, lists  # noqa: F401, I001 (their commands join the app, in the order of the help)
+from harness.cli import runs, records, lists  # noqa: F401 (their commands join the app, in the order of the help)
 from harness.cli.app import app
 from harness.errors import HarnessError
 

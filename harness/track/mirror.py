@@ -181,7 +181,7 @@ class Mirror:
         at = int(time.time() * 1000)
         note = "Mean test accuracy of the last epoch; the step is sparsity x 10,000 (9990 is 99.9 % sparse)."
         tags = {KIND_TAG: "curve", CURVE_TAG: name, "harness.digest": digest, "mlflow.note.content": note, **about}
-        run = self._client.create_run(self.experiment_id, at, tags, f"curve · {name}")
+        run = self._client.create_run(self.experiment_id, at, tags, name)
         metrics = [Metric("accuracy", value, at, step) for step, value in means.items()]
         self._client.log_batch(run.info.run_id, metrics=metrics)
         self._client.set_terminated(run.info.run_id, "FINISHED", at)
