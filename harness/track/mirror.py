@@ -151,7 +151,6 @@ class Mirror:
         A dense network is a level to compare with, not a point 9,000 steps away from all others: its accuracy is drawn
         across the sparsities of the other methods.
         """
-        self.connect()
         groups: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
         about: dict[str, dict[str, str]] = {}
         for r in results:
@@ -160,6 +159,8 @@ class Mirror:
                 step = round(10_000 * (1 - r["n_active"] / r["n_weights"]))
                 groups[name][step].append(r["test_accuracy_last"])
                 about[name] = {k: r[k] for k in ("method", "model", "data")}
+        if groups:
+            self.connect()
         for name, points in groups.items():
             means = {step: mean(values) for step, values in sorted(points.items())}
             here = (about[name]["model"], about[name]["data"])

@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -26,6 +26,7 @@ from harness.train.job import Job, build_job
 from harness.train.loop import Progress, StopRequest, final_score, train
 
 SCHEMA = 1
+LOCK = ".lock"
 PACKAGES = ("sparsity-harness", "torch", "torchvision", "numpy", "deepspeed", "ray", "nvidia-dali-cuda130")
 
 
@@ -79,12 +80,24 @@ def sole_owner(run_dir: Path) -> Iterator[None]:
     if int(os.environ.get("RANK", "0")) > 0:
         yield
         return
-    with (run_dir / ".lock").open("w") as lock:
+    with (run_dir / LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise HarnessError(f"another process is training {run_dir.name}: wait for it, or stop it") from None
-        yield
+        try:
+            yield
+        finally:
+            leave_nothing(run_dir)
+
+
+def leave_nothing(run_dir: Path) -> None:
+    """A run refused before its record began has no folder."""
+    if [entry.name for entry in run_dir.iterdir()] == [LOCK]:
+        (run_dir / LOCK).unlink()
+        run_dir.rmdir()
+        with suppress(OSError):  # the folder of all runs, if this would have been the first
+            run_dir.parent.rmdir()
 
 
 def start_files(job: Job, record_bytes: int, step: int) -> None:
