@@ -25,8 +25,12 @@ class SharedConv2d(nn.Module):
         self._donor = (donor,)  # a tuple hides it from module registration: one tensor, one mask, one momentum
         self.sigma = nn.Parameter(sigma)
 
+    @property
+    def donor(self) -> nn.Conv2d:
+        return self._donor[0]
+
     def forward(self, x: Tensor) -> Tensor:
-        donor = self._donor[0]
+        donor = self.donor
         return F.conv2d(x, self.sigma * donor.weight, None, donor.stride, donor.padding, donor.dilation, donor.groups)
 
 

@@ -34,6 +34,20 @@ def count_layers(model: nn.Module) -> list[LayerCount]:
     return out
 
 
+def count_uncounted(model: nn.Module) -> dict[str, int]:
+    """Trained parameters outside the density count, by kind; at extreme sparsity they outnumber the weights."""
+    kinds = {"n_norm_parameters": 0, "n_sigma": 0, "n_other_parameters": 0}
+    stored = {id(stored_weight(module)[0]) for module in maskable_modules(model).values()}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) in stored:
+                continue
+            norm = isinstance(module, nn.BatchNorm2d | nn.GroupNorm)
+            kind = "n_norm_parameters" if norm else "n_sigma" if name == "sigma" else "n_other_parameters"
+            kinds[kind] += parameter.numel()
+    return kinds
+
+
 def check_counts(model: nn.Module, method: Method, step: int) -> list[LayerCount]:
     """Every layer holds exactly its budget at `step`."""
     counts, budgets = count_layers(model), method.budgets_at(step)

@@ -15,6 +15,7 @@ from harness.data.batches import Loader, Share
 from harness.data.open import open_data
 from harness.errors import HarnessError
 from harness.models.shape import InputShape
+from harness.sparse.ledger import Ledger, measure
 from harness.sparse.masks import install_masks, maskable_shapes
 from harness.sparse.method import Method
 from harness.sparse.noise import key_of
@@ -36,6 +37,7 @@ class Job:
     method: Method
     rate: Rate
     engine: Engine
+    ledger: Ledger
     average: WeightAverage | None
     record: Record | None
     """Rank 0 writes the record."""
@@ -82,12 +84,15 @@ def build_job(config: RunConfig, seed: int, run_dir: Path, start_step: int = 0) 
     clock = clock_of(config, loader.sizes["train"])
     model, method = build_network(config, seed, clock, loader.inputs)
     method.adapt(model, start_step)
+    geometry = measure(model, loader.inputs.channels, loader.inputs.size)
+    sizes = {name: math.prod(shape) for name, shape in method.shapes.items()}
     engine = build_engine(model, config, ranks, device)
     method.tensors = engine
     average = WeightAverage(model, config.optimizer.ema_decay) if config.optimizer.ema_decay else None
     return Job(
         config=config, seed=seed, run_dir=run_dir, loader=loader, clock=clock, method=method,
         rate=build_rate(config.schedule, config.optimizer.lr, clock.total_steps), engine=engine, average=average,
+        ledger=Ledger(geometry, method.budgets_at(start_step), sizes),
         record=Record(run_dir) if ranks.rank == 0 else None,
     )  # fmt: skip
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from harness.data.batches import Batch
 from harness.errors import Diverged, Interrupted
+from harness.sparse.ledger import measure
 from harness.sparse.noise import key_of
 from harness.sparse.selection import ScoreNotANumber
 from harness.train.checkpoint import save_checkpoint
@@ -60,8 +61,8 @@ def train(job: Job, progress: Progress, stop: StopRequest) -> Iterator[dict[str,
     saved_at = time.monotonic()
     while progress.step < clock.total_steps:
         if progress.step % clock.steps_per_epoch == 0 and job.method.adapt(job.engine.model, progress.step):
-            state = job.engine.state()
-            job.engine.rebuild(state)
+            job.engine.rebuild(job.engine.state())
+            job.ledger.geometry = measure(job.engine.model, job.loader.inputs.channels, job.loader.inputs.size)
         first_batch = progress.step % clock.steps_per_epoch
         for batch in job.loader.train(clock.epoch(progress.step), first_batch):
             try:
@@ -111,6 +112,7 @@ def take_step(job: Job, step: int, batch: Batch) -> Tensor:
         engine.hold_gradients()
         if not clips_dense:
             engine.mask_gradients()
+    job.ledger.add(batch.n_global, dense_gradient=clips_dense or needs_gradient)
     engine.step(job.rate.at(step - 1), skip=method.replaces_step(step))
     if method.update_due(step):
         update_topology(job, step)
@@ -126,6 +128,7 @@ def update_topology(job: Job, step: int) -> None:
     for layer, mask in job.method.new_masks(step).items():
         engine.set_mask(layer, mask)
     engine.drop_gradients()
+    job.ledger.n_active = job.method.budgets_at(step)
     check_counts(engine.model, job.method, step)
     check_agreement(engine, step)
 
@@ -184,6 +187,8 @@ def report(job: Job, progress: Progress, meter: Meter) -> dict[str, Any]:
         "n_active": n_active,
         "n_nonzero": sum(layer.n_nonzero for layer in counts),
         "density": n_active / job.method.n_weights,
+        "inference_macs": job.ledger.inference_macs,
+        "train_flops": job.ledger.train_flops,
         **job.method.gauges(step),
     }
     progress.last = event
@@ -219,5 +224,6 @@ def save(job: Job, progress: Progress) -> None:
     if job.average is not None:
         tensors |= job.average.state()
     if job.record is not None:
-        save_checkpoint(job.run_dir, tensors, {"progress": asdict(progress), "record_bytes": job.record.size()})
+        facts = {"progress": asdict(progress), "train_flops": job.ledger.train_flops, "record_bytes": job.record.size()}
+        save_checkpoint(job.run_dir, tensors, facts)
     job.engine.ranks.barrier()

@@ -21,7 +21,7 @@ from harness.config import RunConfig, fingerprint, run_id
 from harness.errors import Diverged, HarnessError
 from harness.track.record import read_result, write_result, write_whole
 from harness.train.checkpoint import drop_checkpoint, load_checkpoint, save_tensors
-from harness.train.checks import count_layers
+from harness.train.checks import count_layers, count_uncounted
 from harness.train.job import Job, build_job
 from harness.train.loop import Progress, StopRequest, final_score, train
 
@@ -50,6 +50,7 @@ def execute(config: RunConfig, seed: int, out: Path, stop: StopRequest | None = 
             start_files(job, found[1]["record_bytes"] if found else 0, progress.step)
         if found:
             job.engine.load({k: v for k, v in found[0].items() if not k.startswith("average.")})
+            job.ledger.train_flops = found[1]["train_flops"]
             if job.average is not None:
                 job.average.load(found[0])
         try:
@@ -146,6 +147,10 @@ def finish(job: Job, progress: Progress) -> dict[str, Any]:
         "steps": progress.step,
         "n_active": sum(layer.n_active for layer in counts),
         "n_nonzero": sum(layer.n_nonzero for layer in counts),
+        "inference_macs": job.ledger.inference_macs,
+        "train_flops": job.ledger.train_flops,
+        "used_connections": job.ledger.geometry.used_connections(job.ledger.n_active),
+        **count_uncounted(job.engine.model),
         "test_accuracy_last": score.accuracy,
         "test_accuracy_best": progress.test_at_best if progress.best_step else None,
         "best_step": progress.best_step or None,

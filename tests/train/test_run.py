@@ -40,6 +40,10 @@ def test_a_run_leaves_a_whole_result(tmp_path: Path) -> None:
     assert result["n_weights"] == 64 * 300 + 300 * 100 + 100 * 10
     assert result["n_active"] == round(0.1 * result["n_weights"]) == sum(x["n_active"] for x in result["layers"])
     assert result["n_nonzero"] <= result["n_active"]
+    assert result["inference_macs"] == result["used_connections"] == result["n_active"]  # linear layers
+    # RigL: 80 steps over 1,199 images an epoch, 11 of them (every fifth before step 60) with a dense gradient
+    assert 6 * 8 * 1199 * 5020 < result["train_flops"] < 2 * 8 * 1199 * (2 * 5020 + 50200)
+    assert (result["n_norm_parameters"], result["n_sigma"], result["n_other_parameters"]) == (0, 0, 410)
     assert result["test_accuracy_last"] > 0.8
     assert 0 < result["test_accuracy_best"] <= 1
     for key in ("run_id", "method", "model", "data", "seed", "density", "val_accuracy_last", "train_seconds",
@@ -154,5 +158,8 @@ def test_east_ends_without_dyrelu_in_weights_and_result(tmp_path: Path) -> None:
     assert len([name for name in weights if "sigma" in name]) == 16
     assert result["n_weights"] > sum(torch.Size(x["shape"]).numel() for x in result["layers"])
     assert result["n_active"] == round(0.02 * result["n_weights"])
+    assert result["n_sigma"] == 16
+    assert result["n_other_parameters"] == 0
+    assert result["used_connections"] > result["n_active"]
     lines = [json.loads(x) for x in (tmp_path / result["run_id"] / "record.jsonl").read_text().splitlines()]
     assert [x["dyrelu_beta"] for x in lines if x["event"] == "evaluation"] == [1.0, 0.5, 0.0, 0.0]

@@ -1,0 +1,86 @@
+"""What a run costs: inference MACs and training FLOPs from the masks as they are, step by step.
+
+A weight of a convolution multiplies once per output position, whether its module computes it or another one borrows it.
+Counted: convolutions, linear layers, and the dense hyper-networks of activations while they are there. Not counted:
+normalisation and elementwise work. One MAC is two FLOPs. (Conventions of Evci et al. 2020, appendix.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from harness.sparse.masks import maskable_modules
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """How often each weight is used per image. Depends on the architecture and the image size, not on masks."""
+
+    positions: dict[str, int]
+    """Output positions per layer, summed over every use of its weight."""
+
+    uses: dict[str, int]
+    """Modules that compute with a layer's weight: its own, and those that borrow it."""
+
+    dense_macs: int
+    """Per image, of layers outside the density count (DyReLU's hyper-networks)."""
+
+    def macs(self, n_weights: Mapping[str, int]) -> int:
+        """Multiply-adds of one image through a network with this many active weights per layer."""
+        return sum(n_weights[name] * self.positions[name] for name in self.positions) + self.dense_macs
+
+    def used_connections(self, n_weights: Mapping[str, int]) -> int:
+        return sum(n_weights[name] * self.uses[name] for name in self.uses)
+
+
+@torch.no_grad()
+def measure(model: nn.Module, channels: int, size: int) -> Geometry:
+    """Count by running one image of zeros through the model; its statistics and mode are left as they were."""
+    names = {id(module): name for name, module in maskable_modules(model).items()}
+    positions, uses = dict.fromkeys(names.values(), 0), dict.fromkeys(names.values(), 0)
+    dense_macs = 0
+
+    def count(module: nn.Module, inputs: object, out: torch.Tensor) -> None:
+        nonlocal dense_macs
+        owner = getattr(module, "donor", module)
+        n_positions = out[0].numel() // out.shape[1]
+        if id(owner) in names:
+            positions[names[id(owner)]] += n_positions
+            uses[names[id(owner)]] += 1
+        elif isinstance(module, nn.Linear):
+            dense_macs += module.weight.numel() * n_positions
+
+    counted = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear) or hasattr(m, "donor")]
+    hooks = [module.register_forward_hook(count) for module in counted]
+    was_training = model.training
+    model.eval()
+    parameter = next(model.parameters())
+    model(torch.zeros(1, channels, size, size, device=parameter.device))
+    model.train(was_training)
+    for hook in hooks:
+        hook.remove()
+    return Geometry(positions, uses, dense_macs)
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Training FLOPs so far. `geometry` and `n_active` are renewed when the architecture or the masks change."""
+
+    geometry: Geometry
+    n_active: dict[str, int]
+    sizes: dict[str, int]
+    train_flops: float = 0.0
+
+    def add(self, n_images: int, dense_gradient: bool) -> None:
+        """One step: forward, gradient of inputs, gradient of weights (of all of them where `dense_gradient`)."""
+        sparse = self.geometry.macs(self.n_active)
+        weights = self.geometry.macs(self.sizes) if dense_gradient else sparse
+        self.train_flops += 2.0 * n_images * (2 * sparse + weights)
+
+    @property
+    def inference_macs(self) -> int:
+        return self.geometry.macs(self.n_active)
