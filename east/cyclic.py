@@ -28,6 +28,9 @@ class CyclicOptions(Section):
     interval: int = Field(1000, ge=1)
     """Optimizer steps between moves of the masks inside the phase."""
 
+    hold_average: bool = False
+    """A control: keep the run's time-averaged density from start to end instead of cycling."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CyclicDensity:
@@ -53,6 +56,10 @@ class CyclicDensity:
     def end(self) -> int:
         """Step at which the phase is over."""
         return sum(self.lengths)
+
+    def average(self, total_steps: int) -> float:
+        """Mean density over a run of `total_steps`: half-way to the peak inside the phase, the target after it."""
+        return self.target + (self.peak - self.target) / 2 * self.end / total_steps
 
     def at(self, step: int) -> float:
         if step >= self.end:

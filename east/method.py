@@ -55,6 +55,10 @@ class EAST(RigL):
             self.phase = Phase.of(o.dyrelu, self.clock)
         if o.cyclic is not None:
             self.cycle = CyclicDensity.of(o.cyclic, o.density, self.clock)
+            if o.cyclic.hold_average:
+                average = self.cycle.average(self.clock.total_steps)
+                self.cycle, self.target_budget = None, self.budget_for(average)
+                return
             n_unique = sum(math.prod(shape) for shape in shapes.values())
             if self.cycle.peak * n_weights > n_unique:
                 raise HarnessError(

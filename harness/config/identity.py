@@ -12,6 +12,7 @@ from harness.config.schema import RunConfig
 NOT_IDENTITY: dict[str, set[str] | None] = {
     "engine": {"name", "zero_stage", "accumulation", "workers", "device", "threads"},
     "data": {"root", "loader", "threads"},
+    "method": {"label"},
     "evaluation": {"checkpoint_seconds", "batch_size"},
     "tracking": None,
 }

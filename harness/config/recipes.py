@@ -174,7 +174,7 @@ def cells_of(
     densities = [patched["density"]] if "density" in patched else list(recipe.axes.densities)
     for entry in recipe.axes.methods:
         options: dict[str, Any] = {"name": entry} if isinstance(entry, str) else dict(entry)
-        if methods and options.get("name") not in methods:
+        if methods and not {options.get("name"), options.get("label")} & set(methods):
             continue
         for density in densities:
             method = {**merge({"method": recipe.plain.get("method", {})}, {"method": options})["method"], **patched}

@@ -98,6 +98,9 @@ class MethodOptions(Section):
     """What every method has; each method's own options extend it, beside the method's code."""
 
     name: str = "dense"
+    label: str | None = Field(None, min_length=1, max_length=60)
+    """What leaderboards call this setting, where a name alone would not tell arms apart. Not part of identity."""
+
     density: float = Field(1.0, gt=0, le=1)
     """Fraction of maskable weights kept at the end, 0 < density <= 1; 99.9 % sparse is 0.001."""
 
@@ -193,6 +196,10 @@ class TrackingConfig(Section):
     """MLflow tracking URI; by default a SQLite file in --out. 'none' keeps records only."""
 
     experiment: str = "sparsity-harness"
+
+
+def shown_name(method: MethodOptions) -> str:
+    return method.label or method.name
 
 
 class RunConfig(Section):

@@ -18,6 +18,7 @@ import torch
 import yaml
 
 from harness.config import RunConfig, fingerprint, run_id
+from harness.config.schema import shown_name
 from harness.errors import Diverged, HarnessError
 from harness.track.record import read_result, write_result, write_whole
 from harness.train.checkpoint import drop_checkpoint, load_checkpoint, save_tensors
@@ -117,7 +118,7 @@ def describe(job: Job) -> dict[str, Any]:
         "schema": SCHEMA,
         "run_id": run_id(config, job.seed),
         "fingerprint": fingerprint(config),
-        "method": config.method.name,
+        "method": shown_name(config.method),
         "model": f"{config.model.name}-w{config.model.width}" if "resnet" in config.model.name else config.model.name,
         "data": name,
         "seed": job.seed,

@@ -103,6 +103,19 @@ def test_identity_leaves_out_where_and_how() -> None:
     assert run_id(here, 3) == f"{fingerprint(here)}-3"
 
 
+def test_a_label_is_no_part_of_identity() -> None:
+    plain = {"method": {"name": "rigl", "density": 0.1}}
+    labelled = build_config(merge(plain, {"method": {"label": "our rigl"}}), "b")
+    assert fingerprint(labelled) == fingerprint(build_config(plain, "a"))
+
+
+def test_the_arms_of_the_ablation_are_different_runs_with_one_backbone() -> None:
+    cells = [c for c in cells_of(load_recipe("digits_r34_ablation")) if c.seed == 0]
+    assert len({c.config.method.label for c in cells}) == 9
+    assert len({c.run_id for c in cells}) == 18
+    assert {c.config.method.model_dump()["interval"] for c in cells} == {38}
+
+
 def test_a_config_survives_its_own_yaml() -> None:
     config = cells_of(load_recipe("digits_r34_east"))[0].config
     assert build_config(config.model_dump(mode="json"), "again") == config

@@ -200,6 +200,17 @@ def test_budgets_are_exact_at_every_update_of_the_phase() -> None:
     assert method.budgets_at(88_000) == method.target_budget
 
 
+def test_the_control_arm_holds_the_average_density_of_the_cycles() -> None:
+    """Spec section 9: with m = 3 the mean over the phase is twice the target; the phase is 35,200 of 88,000 steps."""
+    held = bound(cyclic=CyclicOptions(hold_average=True))
+    assert sum(held.budgets_at(0).values()) == round(1e-3 * (1 + 35_200 / 88_000) * 21_265_088)
+    assert held.budgets_at(0) == held.budgets_at(50_000) == held.budgets_at(88_000)
+    cycling = bound().cycle
+    assert cycling is not None
+    integral = sum(cycling.at(k) for k in range(88_000)) / 88_000
+    assert cycling.average(88_000) == pytest.approx(integral, rel=1e-6)
+
+
 def test_parts_can_be_turned_off() -> None:
     method = bound(dyrelu=None, sharing=None, cyclic=None)
     assert len(method.shapes) == 37
