@@ -58,6 +58,7 @@ def test_nothing_lives_outside_the_mask_after_an_update(
 
 
 def test_topology_updates_change_the_masks(facts: dict[str, dict[str, Any]]) -> None:
+    """The fourth update falls on the last step, where the drop fraction has reached zero."""
     for method in ("set", "rigl", "rigl_append", "east"):
-        digests = facts["torch"][method]["digests"]
+        digests = facts["torch"][method]["digests"][:3]
         assert all(before != after for before, after in itertools.pairwise(digests)), method
