@@ -176,3 +176,21 @@ def _show(
     failed = [r for r in results if r["status"] != "done"]
     if failed:
         raise typer.Exit(3)
+
+
+@app.command()
+def schedule(
+    recipe: Annotated[str, typer.Argument(help="A name of `harness recipes`, or a .yaml file.")],
+    settings: Set = None,
+    data_root: DataRoot = None,
+    picture: Annotated[Path, typer.Option("--picture", help="Where to draw it (.png or .svg).")] = Path("schedule.png"),
+) -> None:
+    """Draw density, DyReLU's beta and the learning rate of a run over time, without training."""
+    from harness.config import cells_of, load_recipe
+    from harness.train.preview import draw_preview, preview
+
+    export_data_root(data_root)
+    cell = cells_of(load_recipe(recipe), patch_of(settings, data_root, None, None, None, None, None))[0]
+    method = cell.config.method
+    draw_preview(preview(cell.config), f"{recipe}: {method.name} at density {method.density:g}", picture)
+    print(picture)

@@ -1,0 +1,69 @@
+"""What a run will do over time, before it does it: schedules are pure functions of the step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from harness.config.schema import RunConfig
+from harness.data.batches import Share
+from harness.data.open import open_data
+from harness.train.job import build_network, clock_of
+from harness.train.optimizer import build_rate
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    epoch: float
+    learning_rate: float
+    n_active: int
+    beta: float
+    update: bool
+
+
+def preview(config: RunConfig) -> list[Moment]:
+    """One entry per optimizer step, the state after it."""
+    loader = open_data(config.data, 0, Share(), torch.device("cpu"), config.evaluation.batch_size)
+    clock = clock_of(config, loader.sizes["train"])
+    _, method = build_network(config, 0, clock, loader.inputs)
+    rate = build_rate(config.schedule, config.optimizer.lr, clock.total_steps)
+    return [
+        Moment(
+            epoch=step / clock.steps_per_epoch,
+            learning_rate=rate.at(step - 1),
+            n_active=sum(method.budgets_at(step).values()),
+            beta=method.gauges(step).get("dyrelu_beta", 0.0),
+            update=method.update_due(step),
+        )
+        for step in range(1, clock.total_steps + 1)
+    ]
+
+
+def draw_preview(moments: list[Moment], title: str, path: Path) -> None:
+    """Active weights, beta and learning rate, one under the other; topology updates as ticks."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    epochs = [m.epoch for m in moments]
+    figure, rows = plt.subplots(3, 1, sharex=True, figsize=(7, 5.5), layout="constrained")
+    rows[0].step(epochs, [m.n_active for m in moments], where="post", color="#c1272d")
+    updates = [m for m in moments if m.update]
+    rows[0].plot([m.epoch for m in updates], [m.n_active for m in updates], "|", color="black", label="topology update")
+    rows[0].set_ylabel("active weights")
+    rows[0].set_ylim(bottom=0)
+    rows[0].legend(frameon=False, fontsize=8)
+    rows[1].step(epochs, [m.beta for m in moments], where="post", color="#0071bc")
+    rows[1].set_ylabel("DyReLU's beta")
+    rows[2].plot(epochs, [m.learning_rate for m in moments], color="#2a9d4a")
+    rows[2].set_ylabel("learning rate")
+    rows[2].set_xlabel("epoch")
+    rows[0].set_title(title, fontsize=11)
+    for axes in rows:
+        axes.grid(alpha=0.3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=140)
+    plt.close(figure)
