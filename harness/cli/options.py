@@ -73,17 +73,6 @@ def export_data_root(data_root: str | None) -> None:
         os.environ["HARNESS_DATA"] = str(Path(data_root).absolute())
 
 
-def writable(out: Path) -> Path:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / f".writable.{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise HarnessError(f"cannot write to {out}: {error.strerror}; give another --out DIR") from None
-    return out
-
-
 def console_for(as_json: bool) -> Console:
     from rich.console import Console
 

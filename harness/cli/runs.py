@@ -28,9 +28,8 @@ from harness.cli.options import (
     mirror_for,
     parse_seeds,
     patch_of,
-    writable,
 )  # fmt: skip
-from harness.errors import HarnessError, Interrupted
+from harness.errors import HarnessError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,12 +55,13 @@ def train(
     """Train one run; the same command again continues or shows it."""
     from harness.config import cells_of, load_recipe
     from harness.config.recipes import out_root
+    from harness.track.record import make_writable
 
     found = load_recipe(recipe)
     if found.axes is not None:
         raise HarnessError(f"'{recipe}' is a suite of several runs: harness bench {recipe}")
     cell = cells_of(found, patch_of(settings, data_root, tracking, device, workers, engine, zero_stage), [seed])[0]
-    root = writable(out_root(out))
+    root = make_writable(out_root(out))
     export_data_root(data_root)
     console = console_for(as_json)
     if cell.config.engine.workers > 1:
@@ -123,12 +123,13 @@ def bench(
     """Run a suite as Ray Tune trials; end with the leaderboard and the curve."""
     from harness.config import cells_of, load_recipe
     from harness.config.recipes import out_root
+    from harness.track.record import make_writable
 
     found = load_recipe(suite)
     patch = patch_of(settings, data_root, tracking, device, workers, engine, zero_stage)
     only = methods.split(",") if methods else None
     cells = cells_of(found, patch, parse_seeds(seeds) if seeds else None, only)
-    root = writable(out_root(out))
+    root = make_writable(out_root(out))
     export_data_root(data_root)
     console = console_for(as_json)
     console.print(f"{found.name}: {len(cells)} runs into {root}")
@@ -137,20 +138,12 @@ def bench(
 
 
 def _bench(cells: list[Cell], out: Path, address: str, console: Console) -> list[dict[str, Any]]:
-    import signal
-
     from harness.track.record import all_results
     from harness.tune.bench import run_cells
 
-    def leave(number: int, frame: object) -> None:
-        raise Interrupted("stopped: the same command continues the runs that are not done")
-
-    signal.signal(signal.SIGTERM, leave)
     mirror = mirror_for(cells[0], out, [out / cell.run_id for cell in cells])
     try:
         return run_cells(cells, out, address, console)
-    except KeyboardInterrupt:
-        raise Interrupted("stopped: the same command continues the runs that are not done") from None
     finally:
         if mirror is not None:
             mirror.close(all_results(out))

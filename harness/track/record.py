@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from harness.errors import HarnessError
+
 RECORD = "record.jsonl"
 RESULT = "result.json"
 
@@ -41,6 +43,18 @@ def read_events(run_dir: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_text().splitlines(keepends=True):
         if line.endswith("\n"):
             yield json.loads(line)
+
+
+def make_writable(folder: Path) -> Path:
+    """Make a folder and see that it can be written to; HarnessError says why not."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise HarnessError(f"cannot write to {folder}: {error.strerror}; give another --out DIR") from None
+    return folder
 
 
 def write_whole(path: Path, text: str) -> None:

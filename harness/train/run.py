@@ -20,7 +20,7 @@ import yaml
 from harness.config import RunConfig, fingerprint, run_id
 from harness.config.schema import shown_name
 from harness.errors import Diverged, HarnessError
-from harness.track.record import read_result, write_result, write_whole
+from harness.track.record import make_writable, read_result, write_result, write_whole
 from harness.train.checkpoint import drop_checkpoint, load_checkpoint, save_tensors
 from harness.train.checks import count_layers, count_uncounted
 from harness.train.job import Job, build_job
@@ -42,7 +42,7 @@ def execute(config: RunConfig, seed: int, out: Path, stop: StopRequest | None = 
     if done is not None and done["status"] == "done":
         yield done
         return
-    make_run_dir(run_dir)
+    make_writable(run_dir)
     with sole_owner(run_dir):
         found = load_checkpoint(run_dir)
         progress = Progress(**found[1]["progress"]) if found else Progress()
@@ -64,16 +64,6 @@ def execute(config: RunConfig, seed: int, out: Path, stop: StopRequest | None = 
         result = finish(job, progress)
         job.engine.close()
     yield result
-
-
-def make_run_dir(run_dir: Path) -> None:
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        probe = run_dir / f".writable.{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise HarnessError(f"cannot write to {run_dir}: {error.strerror}; give another --out DIR") from None
 
 
 @contextmanager

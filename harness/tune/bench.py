@@ -11,9 +11,9 @@ from typing import Any
 from rich.console import Console
 
 from harness.config import Cell
-from harness.errors import HarnessError
+from harness.errors import HarnessError, Interrupted
 from harness.track.record import read_result
-from harness.tune.cluster import check_fits, connected, uses_gpu
+from harness.tune.cluster import LeaveRequest, check_fits, connected, uses_gpu
 from harness.tune.progress import ProgressView
 
 
@@ -54,6 +54,7 @@ def _tune(cells: list[Cell], out: Path, resources: dict[str, float]) -> None:
     # A worker group brings its own placement; the trial that waits for it sits on the head node and holds no CPU there.
     needs = {"cpu": 1, "gpu": 1 if gpu else 0} if workers == 1 else {"node:__internal_head__": 0.001}
     at_once = None if workers == 1 else max(1, int(resources["GPU" if gpu else "CPU"]) // workers)
+    leave = LeaveRequest()
     scratch, name = out / ".ray", f"bench-{os.getpid()}"
     tuner = tune.Tuner(
         tune.with_resources(CellTrial, needs),
@@ -63,13 +64,29 @@ def _tune(cells: list[Cell], out: Path, resources: dict[str, float]) -> None:
             name=name,
             storage_path=str(scratch),
             verbose=0,
+            stop=_stopper(leave),
             failure_config=tune.FailureConfig(max_failures=1),
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
         ),
     )
     try:
         tuner.fit()
+        if leave.asked:
+            raise Interrupted("stopped: the same command continues the runs that are not done")
     except tune.TuneError as error:
         raise HarnessError(f"Ray Tune stopped: {error}") from None
     finally:
         shutil.rmtree(scratch / name, ignore_errors=True)  # what a suite continues from is the runs themselves
+
+
+def _stopper(leave: LeaveRequest) -> Any:
+    from ray.tune import Stopper
+
+    class OnRequest(Stopper):
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+            return False
+
+        def stop_all(self) -> bool:
+            return leave.asked
+
+    return OnRequest()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,27 @@ def test_two_workers_with_deepspeed(suite: Path, tmp_path: Path) -> None:
     assert (result["workers"], result["engine"], result["status"]) == (2, "deepspeed-zero1", "done")
     assert result["n_active"] == 5020
     assert result["test_accuracy_last"] > 0.3
+
+
+def test_a_stopped_bench_leaves_with_75_and_continues(suite: Path, tmp_path: Path) -> None:
+    words = ["--methods", "dense,rigl", "--seeds", "0-2", "--set", "method.density=0.1", "--set", "schedule.epochs=30"]
+    command = [sys.executable, "-m", "harness", "bench", str(suite), "--out", str(tmp_path), *words]
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("*/result.json")):
+        assert driver.poll() is None, driver.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGTERM)
+    _, errors = driver.communicate(timeout=60)
+    assert driver.returncode == 75, errors
+    assert "stopped: the same command continues" in errors
+    done = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/result.json")}
+    assert 1 <= len(done) < 6
+    again = bench(suite, tmp_path, *words, "--json")
+    assert again.returncode == 0, again.stderr
+    assert len(json.loads(again.stdout)["results"]) == 6
+    assert {p: p.stat().st_mtime_ns for p in done} == done, "what was done is not run again"
 
 
 def test_a_cluster_that_is_not_there(suite: Path, tmp_path: Path) -> None:
