@@ -35,6 +35,10 @@ class Progress:
     best_step: int = 0
     test_at_best: float = 0.0
     train_seconds: float = 0.0
+    window_loss: float = 0.0
+    """Sum of losses since the last evaluation, over all ranks; with `window_images`, where the next report starts."""
+
+    window_images: int = 0
     last: dict[str, Any] = field(default_factory=dict)
 
 
@@ -58,6 +62,7 @@ def train(job: Job, progress: Progress, stop: StopRequest) -> Iterator[dict[str,
     """Train from where `progress` stands to the end; yields each evaluation as it is recorded."""
     clock, every = job.clock, max(1, round(job.config.evaluation.every_epochs * job.clock.steps_per_epoch))
     meter = Meter(job.engine.device)
+    meter.resume(progress, job.engine.ranks.rank)
     saved_at = time.monotonic()
     while progress.step < clock.total_steps:
         if progress.step % clock.steps_per_epoch == 0 and job.method.adapt(job.engine.model, progress.step):
@@ -76,12 +81,13 @@ def train(job: Job, progress: Progress, stop: StopRequest) -> Iterator[dict[str,
             if progress.step % every == 0 or finished:
                 meter.check(job, progress)
                 yield report(job, progress, meter)
-                if time.monotonic() - saved_at >= job.config.evaluation.checkpoint_seconds and not finished:
-                    save(job, progress)
+                due = time.monotonic() - saved_at >= job.config.evaluation.checkpoint_seconds
+                if any_rank(job, due) and not finished:
+                    save(job, progress, meter)
                     saved_at = time.monotonic()
             if asked_to_stop(job, stop, progress.step) and not finished:
                 meter.check(job, progress)
-                save(job, progress)
+                save(job, progress, meter)
                 raise Interrupted(
                     f"stopped at step {progress.step} of {clock.total_steps}, saved: the same command continues it"
                 )
@@ -146,6 +152,11 @@ class Meter:
         self.n_images = 0
         self.started = time.monotonic()
 
+    def resume(self, progress: Progress, rank: int) -> None:
+        """Start from the window that a checkpoint was taken in; rank 0 holds what all ranks had."""
+        self.n_images = progress.window_images
+        self.loss_sum += progress.window_loss if rank == 0 else 0.0
+
     def add(self, loss: Tensor, n_images: int, step: int) -> None:
         self.loss_sum += loss
         self.bad_step = torch.where(torch.isfinite(loss), self.bad_step, self.bad_step.clamp(max=step))
@@ -209,15 +220,22 @@ def final_score(job: Job) -> Score:
 
 def asked_to_stop(job: Job, stop: StopRequest, step: int) -> bool:
     """Ranks stop at the same step: they ask one another every tenth step."""
-    if job.engine.ranks.world_size == 1:
-        return stop.asked
-    if step % 10:
+    if job.engine.ranks.world_size > 1 and step % 10:
         return False
-    return bool(job.engine.ranks.max(torch.tensor(int(stop.asked), device=job.engine.device)))
+    return any_rank(job, stop.asked)
 
 
-def save(job: Job, progress: Progress) -> None:
+def any_rank(job: Job, here: bool) -> bool:
+    """Whether it is so on any rank; the same answer on all, as clocks and signals are not."""
+    if job.engine.ranks.world_size == 1:
+        return here
+    return bool(job.engine.ranks.max(torch.tensor(int(here), device=job.engine.device)))
+
+
+def save(job: Job, progress: Progress, meter: Meter) -> None:
     """Counts are checked first: a checkpoint never holds a network that breaks its budget."""
+    progress.window_loss = float(job.engine.ranks.sum(meter.loss_sum))
+    progress.window_images = meter.n_images
     job.engine.synchronise_statistics()
     check_counts(job.engine.model, job.method, progress.step)
     tensors = job.engine.state()
