@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import socket
 from dataclasses import dataclass
@@ -57,7 +58,14 @@ def join(device: torch.device, needs_group: bool) -> Ranks:
                 RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port())
             )
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        # its threads must be gone before the interpreter is, or the process may abort after all is done
+        atexit.register(_leave)
     return Ranks(dist.get_rank(), dist.get_world_size())
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _free_port() -> int:
