@@ -57,8 +57,9 @@ def test_nothing_lives_outside_the_mask_after_an_update(
     assert facts[engine][method]["weights_outside"] == 0
 
 
-def test_topology_updates_change_the_masks(facts: dict[str, dict[str, Any]]) -> None:
-    """The fourth update falls on the last step, where the drop fraction has reached zero."""
-    for method in ("set", "rigl", "rigl_append", "east"):
-        digests = facts["torch"][method]["digests"][:3]
-        assert all(before != after for before, after in itertools.pairwise(digests)), method
+@pytest.mark.parametrize(("method", "expected"), [("set", 2), ("rigl", 2), ("rigl_append", 2), ("east", 5)])
+def test_topology_updates_change_the_masks(facts: dict[str, dict[str, Any]], method: str, expected: int) -> None:
+    """All but those that must not: the update on the last step drops nothing, and EAST's cycle of ten steps has the same
+    density at steps 4 and 6."""
+    digests = facts["torch"][method]["digests"]
+    assert sum(before != after for before, after in itertools.pairwise(digests)) == expected
