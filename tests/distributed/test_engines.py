@@ -59,7 +59,7 @@ def test_nothing_lives_outside_the_mask_after_an_update(
 
 @pytest.mark.parametrize(("method", "expected"), [("set", 2), ("rigl", 2), ("rigl_append", 2), ("east", 5)])
 def test_topology_updates_change_the_masks(facts: dict[str, dict[str, Any]], method: str, expected: int) -> None:
-    """All but those that must not: the update on the last step drops nothing, and EAST's cycle of ten steps has the same
+    """All but those that must not: the last step drops nothing, and EAST's cycle of ten steps has the same
     density at steps 4 and 6."""
     digests = facts["torch"][method]["digests"]
     assert sum(before != after for before, after in itertools.pairwise(digests)) == expected
