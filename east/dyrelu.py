@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from pydantic import Field
@@ -19,11 +19,14 @@ class DyReLUOptions(Section):
     reduction: int = Field(4, ge=1)
     """Channels of the hyper-network's hidden layer: C / reduction."""
 
+    changes: Literal["epoch", "step"] = "epoch"
+    """How often beta changes: once per epoch, or with every optimizer step."""
+
     start_epoch: float | None = Field(None, ge=0)
-    """1-based epoch from which beta falls; floor(E / 2) / 2 by default."""
+    """Epoch from which beta falls, the run starting at 1.0; floor(E / 2) / 2 by default."""
 
     end_epoch: float | None = Field(None, gt=0)
-    """First epoch with beta = 0, where DyReLU is replaced by ReLU; floor(E / 2) - 1 by default."""
+    """Epoch from which beta is 0, where DyReLU is replaced by ReLU; floor(E / 2) - 1 by default."""
 
     freeze_epoch: float | None = None
     """Epoch from which the hyper-networks are no longer trained; never by default, as in the published runs."""
@@ -31,10 +34,12 @@ class DyReLUOptions(Section):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phase:
-    """beta is 1 before `start`, 0 from `end` on, linear between; it changes once per epoch."""
+    """beta is 1 before epoch `start`, 0 from epoch `end` on, linear between. The first epoch is 1."""
 
     start: float
     end: float
+    every_step: bool
+    clock: Clock
 
     @classmethod
     def of(cls, options: DyReLUOptions, clock: Clock) -> Phase:
@@ -46,15 +51,21 @@ class Phase:
                 f"method.dyrelu: the phase-out must end after it starts, got epochs {start:g} to {end:g} of "
                 f"{clock.epochs:g}: give start_epoch and end_epoch"
             )
-        if end > clock.epochs:
+        phase = cls(start=start, end=end, every_step=options.changes == "step", clock=clock)
+        last = phase.epoch(clock.total_steps - 1)
+        if last < end:
             raise HarnessError(
-                f"method.dyrelu: the run would end with DyReLU in it: end_epoch {end:g} is after the last epoch "
-                f"{clock.epochs:g}"
+                f"method.dyrelu: the run would end with DyReLU in it: end_epoch {end:g} is after the last epoch {last:g}"
             )
-        return cls(start=start, end=end)
+        return phase
 
-    def beta(self, epoch: int) -> float:
-        """`epoch` is 1-based."""
+    def epoch(self, step: int) -> float:
+        """Where the next step stands, after `step` steps: an epoch's number, or that and the fraction done of it."""
+        return 1 + step / self.clock.steps_per_epoch if self.every_step else self.clock.epoch(step)
+
+    def beta(self, step: int) -> float:
+        """Blend with which the next step is taken, after `step` steps."""
+        epoch = self.epoch(step)
         if epoch < self.start:
             return 1.0
         if epoch >= self.end:

@@ -105,7 +105,14 @@ class EAST(RigL):
 
     def beta(self, step: int) -> float:
         """Blend with which the step after `step` steps is taken."""
-        return self.phase.beta(self.clock.epoch(step)) if self.phase else 0.0
+        return self.phase.beta(step) if self.phase else 0.0
+
+    def frozen(self, step: int) -> bool:
+        freeze = self.options.dyrelu.freeze_epoch if self.options.dyrelu else None
+        return self.phase is not None and freeze is not None and self.phase.epoch(step) >= freeze
+
+    def adapts_at(self, step: int) -> bool:
+        return self.beta(step) != self.beta(step - 1) or self.frozen(step) != self.frozen(step - 1)
 
     def adapt(self, model: nn.Module, step: int) -> bool:
         activations = [m for m in model.modules() if isinstance(m, DyReLU)]
@@ -115,10 +122,7 @@ class EAST(RigL):
         if beta == 0:
             remove_dyrelu(model)
             return True
-        assert self.options.dyrelu is not None
-        freeze = self.options.dyrelu.freeze_epoch
-        frozen = freeze is not None and self.clock.epoch(step) >= freeze
-        changed = False
+        changed, frozen = False, self.frozen(step)
         for activation in activations:
             activation.beta.fill_(beta)
             for parameter in activation.parameters():

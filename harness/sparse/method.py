@@ -97,8 +97,12 @@ class Method:
     def adapt(self, model: nn.Module, step: int) -> bool:
         """Bring the model to what it is after `step` steps; returns whether its set of trained parameters changed.
 
-        Called before training, at every epoch's start, and after a resume: a function of the step, not of history.
+        Called before training, where `adapts_at` says so, and after a resume: a function of the step, not of history.
         """
+        return False
+
+    def adapts_at(self, step: int) -> bool:
+        """Whether the model after `step` steps, at least 1, is another than after the step before."""
         return False
 
 

@@ -65,11 +65,9 @@ def train(job: Job, progress: Progress, stop: StopRequest) -> Iterator[dict[str,
     meter.resume(progress, job.engine.ranks.rank)
     saved_at = time.monotonic()
     while progress.step < clock.total_steps:
-        if progress.step % clock.steps_per_epoch == 0 and job.method.adapt(job.engine.model, progress.step):
-            job.engine.rebuild(job.engine.state())
-            job.ledger.geometry = measure(job.engine.model, job.loader.inputs.channels, job.loader.inputs.size)
         first_batch = progress.step % clock.steps_per_epoch
         for batch in job.loader.train(clock.epoch(progress.step), first_batch):
+            adapt(job, progress.step)
             try:
                 loss = take_step(job, progress.step + 1, batch)
             except ScoreNotANumber:
@@ -93,6 +91,13 @@ def train(job: Job, progress: Progress, stop: StopRequest) -> Iterator[dict[str,
                 )
             if finished:
                 break
+
+
+def adapt(job: Job, step: int) -> None:
+    """The model as the method wants it after `step` steps; the engine is built again if its parameters changed."""
+    if step > 0 and job.method.adapts_at(step) and job.method.adapt(job.engine.model, step):
+        job.engine.rebuild(job.engine.state())
+        job.ledger.geometry = measure(job.engine.model, job.loader.inputs.channels, job.loader.inputs.size)
 
 
 def take_step(job: Job, step: int, batch: Batch) -> Tensor:

@@ -17,7 +17,7 @@ from harness.models.shape import InputShape
 from harness.sparse.masks import digest
 from harness.train.checks import check_agreement, check_counts
 from harness.train.job import build_job
-from harness.train.loop import take_step
+from harness.train.loop import adapt, take_step
 
 N_STEPS = 16
 
@@ -60,9 +60,8 @@ def run(method: str, engine: dict[str, Any]) -> dict[str, Any]:
     job = build_job(build_config(config_for(method, engine), method), seed=3, run_dir=Path("unused"))
     losses, digests, step = [], [], 0
     while step < N_STEPS:
-        if job.method.adapt(job.engine.model, step):
-            job.engine.rebuild(job.engine.state())
         for batch in job.loader.train(job.clock.epoch(step)):
+            adapt(job, step)
             step += 1
             loss = job.engine.ranks.sum(take_step(job, step, batch)) / batch.n_global
             losses.append(float(loss))

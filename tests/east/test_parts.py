@@ -31,7 +31,17 @@ PAPER = Clock(total_steps=88_000, steps_per_epoch=352)
     [(1, 1), (62, 1), (63, 0.9919), (64, 0.9756), (93, 0.5041), (123, 0.0163), (124, 0), (250, 0)],
 )
 def test_beta(epoch: int, beta: float) -> None:
-    assert Phase.of(DyReLUOptions(), PAPER).beta(epoch) == pytest.approx(beta, abs=5e-5)
+    phase = Phase.of(DyReLUOptions(), PAPER)
+    first, last = (epoch - 1) * PAPER.steps_per_epoch, epoch * PAPER.steps_per_epoch - 1
+    assert phase.beta(first) == phase.beta(last) == pytest.approx(beta, abs=5e-5)
+
+
+def test_beta_by_the_step() -> None:
+    """One epoch of 100 steps: beta falls from epoch 1.2, after 20 steps, to 1.6, after 60."""
+    options = DyReLUOptions(changes="step", start_epoch=1.2, end_epoch=1.6)
+    phase = Phase.of(options, Clock(total_steps=100, steps_per_epoch=100))
+    assert [phase.beta(step) for step in (0, 19, 60, 99)] == [1, 1, 0, 0]
+    assert [phase.beta(step) for step in (30, 40, 50)] == pytest.approx([0.75, 0.5, 0.25])
 
 
 def test_beta_zero_is_relu_bit_for_bit() -> None:
