@@ -52,10 +52,10 @@ class Phase:
                 f"{clock.epochs:g}: give start_epoch and end_epoch"
             )
         phase = cls(start=start, end=end, every_step=options.changes == "step", clock=clock)
-        last = phase.epoch(clock.total_steps - 1)
-        if last < end:
+        if phase.epoch(clock.total_steps - 1) < end:
             raise HarnessError(
-                f"method.dyrelu: the run would end with DyReLU in it: end_epoch {end:g} is after the last epoch {last:g}"
+                f"method.dyrelu: the run would end with DyReLU in it: end_epoch {end:g} is after the last of "
+                f"{clock.epochs:g} epochs"
             )
         return phase
 

@@ -97,7 +97,7 @@ class Method:
     def adapt(self, model: nn.Module, step: int) -> bool:
         """Bring the model to what it is after `step` steps; returns whether its set of trained parameters changed.
 
-        Called before training, where `adapts_at` says so, and after a resume: a function of the step, not of history.
+        Called before training, where `adapts_at` says so, and before a resume: a function of the step, not of history.
         """
         return False
 

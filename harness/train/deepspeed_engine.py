@@ -18,23 +18,23 @@ class DeepSpeedEngine(Engine):
         with redirect_stdout(sys.stderr):  # DeepSpeed talks on stdout, which belongs to the command's answer
             import deepspeed
 
-        self.stage = self.config.engine.zero_stage
+        self.sharded = self.config.engine.zero_stage > 0
         self.optimizer: SGD = build_optimizer(self.model, self.config.optimizer)
         with redirect_stdout(sys.stderr):
             self.engine, *_ = deepspeed.initialize(
                 model=self.model, optimizer=self.optimizer, config=self._settings(), dist_init_required=False
             )
         self.optimizer.prepare()
-        if self.stage:
+        if self.sharded:
             # the shards of momentum become readable by name; DeepSpeed itself does so only after the first step
             self.engine.optimizer._lazy_init_hp_params_optimizer_state()
 
     def _settings(self) -> dict[str, Any]:
-        engine, optimizer = self.config.engine, self.config.optimizer
+        engine = self.config.engine
         settings: dict[str, Any] = {
             "train_batch_size": self.config.data.batch_size,
             "gradient_accumulation_steps": engine.accumulation,
-            "gradient_clipping": optimizer.clip_norm,  # always written: DeepSpeed clips at 1.0 by default
+            "gradient_clipping": 0.0,  # ours does; left out, DeepSpeed clips at 1.0
             "zero_optimization": {"stage": engine.zero_stage},
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,
@@ -56,7 +56,12 @@ class DeepSpeedEngine(Engine):
         if not last:
             self.engine.step()  # counts the micro-batch; updates nothing before the last
 
-    def step(self, lr: float, skip: bool = False) -> None:
+    def held_gradients(self) -> list[Tensor]:
+        if self.sharded:
+            return [g for group in self.engine.optimizer.averaged_gradients.values() for g in group]
+        return [p.grad for p in self.model.parameters() if p.grad is not None]
+
+    def update(self, lr: float, skip: bool) -> None:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.skip = skip
@@ -69,12 +74,12 @@ class DeepSpeedEngine(Engine):
     def read(self, parameter: nn.Parameter) -> Tensor:
         from deepspeed.utils import safe_get_full_fp32_param
 
-        return safe_get_full_fp32_param(parameter) if self.stage else parameter.detach()
+        return safe_get_full_fp32_param(parameter) if self.sharded else parameter.detach()
 
     def write(self, parameter: nn.Parameter, value: Tensor) -> None:
         from deepspeed.utils import safe_set_full_fp32_param
 
-        if self.stage:
+        if self.sharded:
             safe_set_full_fp32_param(parameter, value)
         parameter.detach().copy_(value)  # the network reads this one until the next step
 
@@ -83,14 +88,14 @@ class DeepSpeedEngine(Engine):
 
         if self.config.optimizer.momentum == 0:
             return None
-        if self.stage:
+        if self.sharded:
             return safe_get_full_optimizer_state(parameter, "momentum_buffer")
         return self.optimizer.state[parameter]["momentum_buffer"]
 
     def write_momentum(self, parameter: nn.Parameter, value: Tensor) -> None:
         from deepspeed.utils import safe_set_full_optimizer_state
 
-        if self.stage:
+        if self.sharded:
             safe_set_full_optimizer_state(parameter, value, "momentum_buffer")
         else:
             self.optimizer.state[parameter]["momentum_buffer"].copy_(value)

@@ -44,8 +44,12 @@ class Engine(ABC):
         """Gradient of the mean over `n_global` samples of all ranks; `last`: of the micro-batches of a step."""
 
     @abstractmethod
-    def step(self, lr: float, skip: bool = False) -> None:
-        """Clip, update, and clear gradients; `skip` clears only."""
+    def update(self, lr: float, skip: bool) -> None:
+        """Let the optimizer step, and clear gradients; `skip` clears only."""
+
+    @abstractmethod
+    def held_gradients(self) -> list[Tensor]:
+        """The averaged gradients that this rank's optimizer steps with: all of them, or its shard."""
 
     @abstractmethod
     def read(self, parameter: nn.Parameter) -> Tensor: ...
@@ -64,6 +68,31 @@ class Engine(ABC):
 
     @abstractmethod
     def write_gradient(self, parameter: nn.Parameter, value: Tensor) -> None: ...
+
+    # --- a step ----------------------------------------------------------------------------------------
+
+    sharded: bool = False
+    """Whether each rank holds a part of the gradients only."""
+
+    def step(self, lr: float, skip: bool = False) -> None:
+        """Clip, update, and clear gradients; `skip` clears only."""
+        if self.config.optimizer.clip_norm and not skip:
+            self.clip(self.config.optimizer.clip_norm)
+        self.update(lr, skip)
+
+    def clip(self, largest: float) -> None:
+        """Scale the gradients so that their global L2 norm is at most `largest`.
+
+        The norm is summed in fp64: its rounding to fp32 is then the same however the gradients are laid out, and
+        engines agree bit for bit.
+        """
+        gradients = self.held_gradients()
+        norms = torch.stack(torch._foreach_norm(gradients, 2, dtype=torch.float64))
+        square = norms.square().sum()
+        if self.sharded:
+            square = self.ranks.sum(square)
+        scale = (largest / (square.sqrt() + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(gradients, scale.float())
 
     # --- what methods may ask --------------------------------------------------------------------------
 
@@ -167,10 +196,11 @@ class TorchEngine(Engine):
     def backward(self, loss_sum: Tensor, n_global: int, last: bool) -> None:
         (loss_sum * (self.ranks.world_size / n_global)).backward()
 
-    def step(self, lr: float, skip: bool = False) -> None:
+    def held_gradients(self) -> list[Tensor]:
+        return [p.grad for p in self.model.parameters() if p.grad is not None]
+
+    def update(self, lr: float, skip: bool) -> None:
         if not skip:
-            if self.config.optimizer.clip_norm:
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             self.optimizer.step()

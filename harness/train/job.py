@@ -73,7 +73,8 @@ def clock_of(config: RunConfig, n_train: int) -> Clock:
 
 
 def build_job(config: RunConfig, seed: int, run_dir: Path, start_step: int = 0) -> Job:
-    """`start_step`: the step a checkpoint was taken at; the architecture is brought to it before anything is loaded."""
+    """`start_step`: the step a checkpoint was taken at. The architecture is the one that took that step, as in the
+    checkpoint; where a change is due after it, the loop makes it."""
     if config.engine.threads:
         torch.set_num_threads(config.engine.threads)
     device = choose_device(config.engine.device, 0)
@@ -83,7 +84,7 @@ def build_job(config: RunConfig, seed: int, run_dir: Path, start_step: int = 0) 
     loader = open_data(config.data, seed, share, device, config.evaluation.batch_size)
     clock = clock_of(config, loader.sizes["train"])
     model, method = build_network(config, seed, clock, loader.inputs)
-    method.adapt(model, start_step)
+    method.adapt(model, max(start_step - 1, 0))
     geometry = measure(model, loader.inputs.channels, loader.inputs.size)
     sizes = {name: math.prod(shape) for name, shape in method.shapes.items()}
     engine = build_engine(model, config, ranks, device)

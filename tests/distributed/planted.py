@@ -11,11 +11,13 @@ from harness.errors import CheckFailed
 from harness.train.checks import check_agreement
 from harness.train.evaluate import evaluate
 from harness.train.job import build_job
-from tests.distributed.steps import config_for
+from tests.distributed.steps import COMPARISONS, config_for
 
 
 def main() -> None:
-    job = build_job(build_config(config_for("static", {"workers": 2}), "planted"), 0, Path("unused"))
+    job = build_job(
+        build_config(config_for(COMPARISONS["methods"], "static", {"workers": 2}), "planted"), 0, Path("unused")
+    )
     check_agreement(job.engine, 7)
     if sys.argv[1] == "mask":
         if job.engine.ranks.rank == 1:

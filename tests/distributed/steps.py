@@ -1,10 +1,12 @@
-"""Run by each process of the equality test: a few steps of every method on one engine, facts as JSON from rank 0."""
+"""Run by each process of the equality tests: every method of a comparison on one engine, facts as JSON from rank 0."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +21,19 @@ from harness.train.checks import check_agreement, check_counts
 from harness.train.job import build_job
 from harness.train.loop import adapt, take_step
 
-N_STEPS = 16
-
 
 def one_stage(config: ModelConfig, inputs: InputShape) -> ResNet:
     """Three blocks, enough to share weights in, and shallow: rounding is not amplified until it flips a mask."""
     return ResNet(BasicBlock, (3,), config, inputs)
 
 
+def two_stages(config: ModelConfig, inputs: InputShape) -> ResNet:
+    return ResNet(BasicBlock, (3, 3), config, inputs)
+
+
 registry.MODELS["one_stage"] = f"{__name__}:one_stage"
+registry.MODELS["two_stages"] = f"{__name__}:two_stages"
+
 METHODS: dict[str, dict[str, Any]] = {
     "dense": {"name": "dense"},
     "static": {"name": "static", "density": 0.2},
@@ -44,22 +50,58 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def config_for(method: str, engine: dict[str, Any]) -> dict[str, Any]:
+PHASE = {"changes": "step", "start_epoch": 3, "end_epoch": 15}
+CYCLES = {"n_cycles": 2, "cycle_epochs": 6, "interval": 5}
+
+
+def arm(**parts: Any) -> dict[str, Any]:
+    return {"name": "east", "density": 0.05, "interval": 20, "dyrelu": None, "sharing": None, "cyclic": None, **parts}
+
+
+ARMS: dict[str, dict[str, Any]] = {
+    "rigl": arm(),
+    "rigl at average density": arm(cyclic={**CYCLES, "hold_average": True}),
+    "rigl+dyrelu": arm(dyrelu=PHASE),
+    "rigl+sharing": arm(sharing={}),
+    "rigl+cyclic": arm(cyclic=CYCLES),
+    "rigl+dyrelu+sharing": arm(dyrelu=PHASE, sharing={}),
+    "rigl+dyrelu+cyclic": arm(dyrelu=PHASE, cyclic=CYCLES),
+    "rigl+sharing+cyclic": arm(sharing={}, cyclic=CYCLES),
+    "east": arm(dyrelu=PHASE, sharing={}, cyclic=CYCLES),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    methods: dict[str, dict[str, Any]]
+    model: dict[str, Any]
+    lr: float
+    steps: int
+
+
+# `methods` ends before rounding is amplified, so it compares one batch with its halves too; `arms` learns
+COMPARISONS = {
+    "methods": Comparison(METHODS, {"name": "one_stage", "width": 16, "norm": "none"}, 0.05, 16),
+    "arms": Comparison(ARMS, {"name": "two_stages", "width": 8}, 0.1, 200),
+}
+
+
+def config_for(comparison: Comparison, method: str, engine: dict[str, Any]) -> dict[str, Any]:
     clip = {"clip_norm": 1.0, "clip_rule": "dense" if method == "east" else "masked"}
     return {
-        "model": {"name": "one_stage", "width": 16, "norm": "none"},
+        "model": comparison.model,
         "data": {"name": "digits", "batch_size": 240},  # five steps an epoch, the last of them smaller
-        "method": METHODS[method],
-        "optimizer": {"lr": 0.05, **clip},
-        "schedule": {"steps": N_STEPS},
+        "method": comparison.methods[method],
+        "optimizer": {"lr": comparison.lr, **clip},
+        "schedule": {"steps": comparison.steps},
         "engine": {"device": "cpu", **engine},
     }
 
 
-def run(method: str, engine: dict[str, Any]) -> dict[str, Any]:
-    job = build_job(build_config(config_for(method, engine), method), seed=3, run_dir=Path("unused"))
+def run(comparison: Comparison, method: str, engine: dict[str, Any]) -> dict[str, Any]:
+    job = build_job(build_config(config_for(comparison, method, engine), method), seed=3, run_dir=Path("unused"))
     losses, digests, step = [], [], 0
-    while step < N_STEPS:
+    while step < comparison.steps:
         for batch in job.loader.train(job.clock.epoch(step)):
             adapt(job, step)
             step += 1
@@ -68,7 +110,7 @@ def run(method: str, engine: dict[str, Any]) -> dict[str, Any]:
             if job.method.update_due(step):
                 check_agreement(job.engine, step)
                 digests.append(digest({name: m.mask for name, (_, m) in job.engine.layers.items()}))
-            if step == N_STEPS:
+            if step == comparison.steps:
                 break
     check_counts(job.engine.model, job.method, step)
     state = job.engine.state()
@@ -79,7 +121,13 @@ def run(method: str, engine: dict[str, Any]) -> dict[str, Any]:
             outside[prefix] = max(outside[prefix], float((stored * ~masked.mask).abs().max()))
     norms = {k: float(v.double().norm()) for k, v in state.items() if v.is_floating_point()}
     job.engine.close()
+    # of statistics over a batch, each rank has its own part; all else that training leaves is the same
+    weights = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):
+            weights.update(name.encode() + (tensor + 0).numpy().tobytes())  # -0.0 becomes 0.0
     return {
+        "weights": weights.hexdigest(),
         "losses": losses,
         "digests": digests,
         "norms": norms,
@@ -89,9 +137,9 @@ def run(method: str, engine: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    engine, path = json.loads(sys.argv[1]), Path(sys.argv[2])
+    comparison, engine, path = COMPARISONS[sys.argv[1]], json.loads(sys.argv[2]), Path(sys.argv[3])
     torch.set_num_threads(1)
-    facts = {method: run(method, engine) for method in METHODS}
+    facts = {method: run(comparison, method, engine) for method in comparison.methods}
     if int(os.environ.get("RANK", "0")) == 0:
         path.write_text(json.dumps(facts))
 

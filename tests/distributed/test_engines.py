@@ -1,4 +1,4 @@
-"""Every method gives the same masks and losses on every engine, with the same global batch."""
+"""Every method does the same on every engine: to the last bit where a batch is cut into the same parts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.distributed.processes import run_ranks
-from tests.distributed.steps import METHODS
+from tests.distributed.steps import ARMS, METHODS
 
 ENGINES: dict[str, tuple[dict[str, Any], int]] = {
     "torch": ({}, 1),
@@ -20,27 +20,48 @@ ENGINES: dict[str, tuple[dict[str, Any], int]] = {
     "deepspeed stage 1 on 2": ({"name": "deepspeed", "zero_stage": 1, "workers": 2}, 2),
     "deepspeed stage 2 on 2": ({"name": "deepspeed", "zero_stage": 2, "workers": 2}, 2),
 }
+HALVES = "torch, accumulation 2"  # one process, and the same two parts of each batch that two ranks have
 
+Facts = dict[str, dict[str, Any]]
 pytestmark = pytest.mark.slow
 
 
+def train_on(comparison: str, engine: str, folder: Path) -> Facts:
+    """What an engine did; its processes train all methods, one after another."""
+    settings, world_size = ENGINES[engine]
+    path = folder / f"{comparison} {engine}.json"
+    words = ["-m", "tests.distributed.steps", comparison, json.dumps(settings), str(path)]
+    outcomes = run_ranks(words, world_size)
+    assert [code for code, _ in outcomes] == [0] * world_size, outcomes[0][1][-3000:]
+    facts: Facts = json.loads(path.read_text())
+    return facts
+
+
 @pytest.fixture(scope="module")
-def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What each engine did; the processes of one engine train all methods, one after another."""
-    folder = tmp_path_factory.mktemp("engines")
-    out = {}
-    for number, (name, (engine, world_size)) in enumerate(ENGINES.items()):
-        path = folder / f"{number}.json"
-        outcomes = run_ranks(["-m", "tests.distributed.steps", json.dumps(engine), str(path)], world_size)
-        assert [code for code, _ in outcomes] == [0] * world_size, outcomes[0][1][-3000:]
-        out[name] = json.loads(Path(path).read_text())
-    return out
+def methods(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Facts]:
+    folder = tmp_path_factory.mktemp("methods")
+    return {engine: train_on("methods", engine, folder) for engine in ENGINES}
 
 
-@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "torch"])
+@pytest.fixture(scope="module")
+def arms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Facts]:
+    folder = tmp_path_factory.mktemp("arms")
+    return {engine: train_on("arms", engine, folder) for engine in (HALVES, "deepspeed stage 1 on 2")}
+
+
+@pytest.mark.parametrize("engine", [name for name in ENGINES if name not in ("torch", HALVES)])
 @pytest.mark.parametrize("method", METHODS)
-def test_equal_masks_and_losses(facts: dict[str, dict[str, Any]], method: str, engine: str) -> None:
-    expected, found = facts["torch"][method], facts[engine][method]
+def test_two_processes_equal_one_with_halves(methods: dict[str, Facts], method: str, engine: str) -> None:
+    expected, found = methods[HALVES][method], methods[engine][method]
+    assert found["losses"] == expected["losses"]
+    assert found["digests"] == expected["digests"]
+    assert found["weights"] == expected["weights"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_halves_equal_the_whole_batch(methods: dict[str, Facts], method: str) -> None:
+    """But for rounding, as sums over a batch are taken in another order."""
+    expected, found = methods["torch"][method], methods[HALVES][method]
     n_updates = {"dense": 0, "static": 0, "east": 7}.get(method, 4)
     assert len(found["digests"]) == n_updates
     assert found["digests"] == expected["digests"]
@@ -50,16 +71,29 @@ def test_equal_masks_and_losses(facts: dict[str, dict[str, Any]], method: str, e
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("method", [m for m in METHODS if m != "dense"])
-def test_nothing_lives_outside_the_mask_after_an_update(
-    facts: dict[str, dict[str, Any]], method: str, engine: str
-) -> None:
-    assert facts[engine][method]["momentum_outside"] == 0
-    assert facts[engine][method]["weights_outside"] == 0
+def test_nothing_lives_outside_the_mask_after_an_update(methods: dict[str, Facts], method: str, engine: str) -> None:
+    assert methods[engine][method]["momentum_outside"] == 0
+    assert methods[engine][method]["weights_outside"] == 0
 
 
 @pytest.mark.parametrize(("method", "expected"), [("set", 2), ("rigl", 2), ("rigl_append", 2), ("east", 5)])
-def test_topology_updates_change_the_masks(facts: dict[str, dict[str, Any]], method: str, expected: int) -> None:
+def test_topology_updates_change_the_masks(methods: dict[str, Facts], method: str, expected: int) -> None:
     """All but those that must not: the last step drops nothing, and EAST's cycle of ten steps has the same
     density at steps 4 and 6."""
-    digests = facts["torch"][method]["digests"]
+    digests = methods["torch"][method]["digests"]
     assert sum(before != after for before, after in itertools.pairwise(digests)) == expected
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_200_steps_of_every_arm_of_east(arms: dict[str, Facts], arm: str) -> None:
+    """Two processes under ZeRO-1 and one of torch alone, on a network with batch norm that learns its task."""
+    expected, found = arms[HALVES][arm], arms["deepspeed stage 1 on 2"][arm]
+    assert found["losses"] == expected["losses"]
+    assert found["digests"] == expected["digests"]
+    assert found["weights"] == expected["weights"]
+    assert found["momentum_outside"] == found["weights_outside"] == 0
+    cycles = "cyclic" in arm or arm == "east"
+    assert len(found["digests"]) == (12 + 7 if cycles else 10)  # 12 moves in the cycles of 60 steps, then every 20
+    assert sum(a != b for a, b in itertools.pairwise(found["digests"])) >= len(found["digests"]) - 3
+    assert found["losses"][0] > 2.3
+    assert max(found["losses"][-5:]) < 0.2
