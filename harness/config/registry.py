@@ -14,6 +14,7 @@ METHODS: dict[str, str] = {
     "static": "baselines.static:Static",
     "set": "baselines.set:SET",
     "rigl": "baselines.rigl:RigL",
+    "dst": "baselines.dst:DST",
     "east": "east.method:EAST",
 }
 
@@ -22,6 +23,11 @@ MODELS: dict[str, str] = {
     "resnet34": "harness.models.resnet:resnet34",
     "resnet50": "harness.models.resnet:resnet50",
     "lenet_300_100": "harness.models.lenet:lenet_300_100",
+    "lenet5_caffe": "harness.models.lenet:lenet5_caffe",
+    "lstm": "harness.models.lstm:lstm",
+    "vgg16": "harness.models.vgg:vgg16",
+    "wrn_16_8": "harness.models.wide_resnet:wrn_16_8",
+    "wrn_22_2": "harness.models.wide_resnet:wrn_22_2",
 }
 
 DATA: dict[str, str] = {

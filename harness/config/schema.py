@@ -17,8 +17,9 @@ class ModelConfig(Section):
     name: str = "resnet34"
     """A name of `harness models`."""
 
-    width: int = Field(64, ge=1, le=1024)
-    """Channels of the first stage of a ResNet; later stages have 2, 4 and 8 times as many."""
+    width: int | None = Field(None, ge=1, le=1024)
+    """ResNets: channels of the first stage, 64 by default; later stages have 2, 4 and 8 times as many. LSTM: units
+    per layer, 128 by default. Other networks have none to choose."""
 
     stem: Literal["cifar", "imagenet"] = "cifar"
     """'cifar': 3 x 3, stride 1, no pooling. 'imagenet': 7 x 7, stride 2, then max-pooling."""
@@ -51,6 +52,9 @@ class DataConfig(Section):
 
     image_size: int | None = Field(None, ge=8, le=1024)
     """Side of the images the network sees (image folders and synthetic images)."""
+
+    scaling: Literal["normalised", "unit"] = "normalised"
+    """Pixels less their mean over their standard deviation, or between 0 and 1 (data sets held whole)."""
 
     pad: int = Field(0, ge=0, le=16)
     """Training: pad by this many pixels and crop back at a random place."""
@@ -101,6 +105,9 @@ class MethodOptions(Section):
     label: str | None = Field(None, min_length=1, max_length=60)
     """What leaderboards call this setting, where a name alone would not tell arms apart. Not part of identity."""
 
+    keep_dense: tuple[str, ...] = ()
+    """Layers by name, e.g. 'classifier', that are never masked and not part of the density count."""
+
     density: float = Field(1.0, gt=0, le=1)
     """Fraction of maskable weights kept at the end, 0 < density <= 1; 99.9 % sparse is 0.001."""
 
@@ -114,13 +121,16 @@ class MethodOptions(Section):
 
 
 class OptimizerConfig(Section):
-    name: Literal["sgd"] = "sgd"
+    name: Literal["sgd", "adam"] = "sgd"
     lr: float = Field(0.1, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = True
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam: decay of the averages of gradient and squared gradient."""
+
     weight_decay: float = Field(1e-4, ge=0)
     decay: Literal["all", "weights"] = "all"
-    """Which parameters decay: all of them (EAST, ITOP), or convolution and linear weights only."""
+    """Which parameters decay: all of them (EAST, ITOP), or convolution and linear weights and a method's thresholds."""
 
     clip_norm: float = Field(0.0, ge=0)
     """Largest global L2 norm of the averaged gradients; 0 turns clipping off."""
@@ -134,7 +144,7 @@ class OptimizerConfig(Section):
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> OptimizerConfig:
-        if self.nesterov and self.momentum == 0:
+        if self.name == "sgd" and self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs momentum above 0: set optimizer.nesterov=false or give a momentum")
         return self
 
@@ -198,6 +208,16 @@ class TrackingConfig(Section):
     experiment: str = "sparsity-harness"
 
 
+WIDTHS = {"resnet18": 64, "resnet34": 64, "resnet50": 64, "lstm": 128}
+"""Default widths of the networks that come in several."""
+
+
+def model_label(config: RunConfig) -> str:
+    """What leaderboards call a network: its name, and its width where it has one."""
+    width = config.model.width or WIDTHS.get(config.model.name)
+    return f"{config.model.name}-w{width}" if width else config.model.name
+
+
 def shown_name(method: MethodOptions) -> str:
     return method.label or method.name
 
@@ -221,6 +241,12 @@ class RunConfig(Section):
             return value
         name = value.get("name", "dense")
         return registry.load("method", str(name), registry.METHODS).Options(**value)
+
+    @model_validator(mode="after")
+    def _scaling_is_known(self) -> RunConfig:
+        if self.data.name == "imagefolder" and self.data.scaling != "normalised":
+            raise ValueError(f"data.scaling {self.data.scaling} is for data sets held whole, not for image folders")
+        return self
 
     @model_validator(mode="after")
     def _batch_holds_every_worker(self) -> RunConfig:

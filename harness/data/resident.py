@@ -29,8 +29,10 @@ class ResidentLoader:
         self.inputs = InputShape(channels, size, images.n_classes)
         self.n_skipped = 0
         # value / peak, less mean, over std, as one multiply and one add
-        self.scale = (1 / (images.peak * torch.tensor(images.std))).view(-1, 1, 1).to(device)
-        self.shift = (-torch.tensor(images.mean) / torch.tensor(images.std)).view(-1, 1, 1).to(device)
+        unit = config.scaling == "unit"
+        mean, std = torch.tensor([0.0] if unit else images.mean), torch.tensor([1.0] if unit else images.std)
+        self.scale = (1 / (images.peak * std)).view(-1, 1, 1).to(device)
+        self.shift = (-mean / std).view(-1, 1, 1).to(device)
 
     def train(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
         n, pad = self.sizes["train"], self.config.pad

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from harness.config.schema import ModelConfig
+from harness.config.schema import WIDTHS, ModelConfig
 from harness.models.shape import ChannelReLU, InputShape
 
 Norm = Callable[[int], nn.Module]
@@ -90,7 +90,8 @@ class ResNet(nn.Module):
         inputs: InputShape,
     ) -> None:
         super().__init__()
-        norm, width = norm_of(config.norm), config.width
+        norm, width = norm_of(config.norm), config.width or WIDTHS["resnet34"]
+        self.width = width
         if config.stem == "imagenet":
             self.conv1 = conv(inputs.channels, width, 7, 2)
             self.pool: nn.Module = nn.MaxPool2d(3, 2, 1)

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from harness.config.schema import ModelConfig
+from harness.errors import HarnessError
+
 
 @dataclass(frozen=True, slots=True)
 class InputShape:
@@ -12,6 +15,12 @@ class InputShape:
     channels: int
     size: int
     n_classes: int
+
+
+def fixed_width(config: ModelConfig) -> None:
+    """For networks whose widths are part of their name."""
+    if config.width is not None:
+        raise HarnessError(f"model.width: the widths of {config.name} are fixed, got {config.width}: leave it out")
 
 
 class ChannelReLU(nn.ReLU):

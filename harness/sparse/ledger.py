@@ -44,17 +44,28 @@ def measure(model: nn.Module, channels: int, size: int) -> Geometry:
     positions, uses = dict.fromkeys(names.values(), 0), dict.fromkeys(names.values(), 0)
     dense_macs = 0
 
-    def count(module: nn.Module, inputs: object, out: torch.Tensor) -> None:
+    def count(module: nn.Module, inputs: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
         nonlocal dense_macs
+        if callable(uses_of := getattr(module, "weight_uses", None)):
+            for used, n_positions in uses_of(*inputs):
+                if id(used) in names:
+                    positions[names[id(used)]] += n_positions
+                    uses[names[id(used)]] += 1
+                else:
+                    dense_macs += used.weight.numel() * n_positions
+            return
         owner = getattr(module, "donor", module)
         n_positions = out[0].numel() // out.shape[1]
         if id(owner) in names:
             positions[names[id(owner)]] += n_positions
             uses[names[id(owner)]] += 1
-        elif isinstance(module, nn.Linear):
+        elif isinstance(module, nn.Conv2d | nn.Linear):
             dense_macs += module.weight.numel() * n_positions
 
-    counted = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear) or hasattr(m, "donor")]
+    borrowing = ("donor", "weight_uses")
+    counted = [
+        m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear) or any(hasattr(m, b) for b in borrowing)
+    ]
     hooks = [module.register_forward_hook(count) for module in counted]
     was_training = model.training
     model.eval()
@@ -66,21 +77,47 @@ def measure(model: nn.Module, channels: int, size: int) -> Geometry:
     return Geometry(positions, uses, dense_macs)
 
 
-@dataclass(slots=True)
 class Ledger:
-    """Training FLOPs so far. `geometry` and `n_active` are renewed when the architecture or the masks change."""
+    """Training FLOPs so far. `geometry` and `n_active` are renewed when the architecture or the masks change.
 
-    geometry: Geometry
-    n_active: dict[str, int]
-    sizes: dict[str, int]
-    train_flops: float = 0.0
+    dense_forward: every weight multiplies in the forward pass, whatever the mask (a fixed dense part beside it).
+    """
 
-    def add(self, n_images: int, dense_gradient: bool) -> None:
-        """One step: forward, gradient of inputs, gradient of weights (of all of them where `dense_gradient`)."""
-        sparse = self.geometry.macs(self.n_active)
-        weights = self.geometry.macs(self.sizes) if dense_gradient else sparse
-        self.train_flops += 2.0 * n_images * (2 * sparse + weights)
+    def __init__(
+        self, geometry: Geometry, sizes: Mapping[str, int], device: torch.device, dense_forward: bool = False
+    ) -> None:
+        self.geometry, self.sizes, self.dense_forward = geometry, dict(sizes), dense_forward
+        self.n_active = dict(sizes)
+        # on the device, as counts of masks that change with every step are: nothing is waited for
+        self.total = torch.zeros((), dtype=torch.float64, device=device)
+        self._placed: tuple[Geometry, torch.Tensor] | None = None
+
+    def add(self, n_images: int, all_gradients: bool, counted: Mapping[str, torch.Tensor] | None = None) -> None:
+        """One step: forward, gradient of inputs, gradient of weights (of all of them where `all_gradients`).
+
+        counted: active weights per layer in this step, where they differ from step to step.
+        """
+        sparse: int | torch.Tensor
+        if self.dense_forward:
+            sparse = self.geometry.macs(self.sizes)
+        elif counted is not None:
+            sparse = (torch.stack(list(counted.values())) * self._positions(tuple(counted))).sum()
+            sparse = sparse + self.geometry.dense_macs
+        else:
+            sparse = self.geometry.macs(self.n_active)
+        weights = self.geometry.macs(self.sizes) if all_gradients else sparse
+        self.total += 2.0 * n_images * (2 * sparse + weights)
+
+    def _positions(self, names: tuple[str, ...]) -> torch.Tensor:
+        if self._placed is None or self._placed[0] is not self.geometry:
+            values = [self.geometry.positions[name] for name in names]
+            self._placed = self.geometry, torch.tensor(values, device=self.total.device)
+        return self._placed[1]
+
+    @property
+    def train_flops(self) -> float:
+        return float(self.total)
 
     @property
     def inference_macs(self) -> int:
-        return self.geometry.macs(self.n_active)
+        return self.geometry.macs(self.sizes if self.dense_forward else self.n_active)

@@ -1,15 +1,18 @@
-"""Weights as the network sees them: theta * mask, through torch's own parametrization, and the digest of masks."""
+"""Weights as the network sees them: a function of the stored weight, through torch's own parametrization."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+
+from harness.errors import HarnessError
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -28,22 +31,56 @@ class _StraightThrough(torch.autograd.Function):
         return gradients[0], None
 
 
-class MaskedWeight(nn.Module):
+class WeightView(nn.Module, ABC):
+    """A layer's weight as the network sees it: a function of the stored weight theta and of what is kept beside it.
+
+    Its parameters (learned thresholds) are trained with the network; its buffers are a method's state for this layer.
+    Both are in every checkpoint.
+    """
+
+    own_parameters_decay: bool = True
+    """Whether weight decay acts on the view's own parameters as it does on weights."""
+
+    def prepare(self, theta: Tensor) -> None:
+        """Change the stored weight, in place, before the first step."""
+
+    @abstractmethod
+    def kept(self, theta: Tensor) -> Tensor:
+        """The mask: boolean, the positions that take part."""
+
+    def sparse_part(self, theta: Tensor) -> Tensor:
+        """What is counted: the effective weight, but for a fixed part that a method may add to it."""
+        effective: Tensor = self(theta)
+        return effective
+
+
+class MaskedWeight(WeightView):
     """Effective weight theta * mask.
 
     The gradient rule is explicit: 'masked' is what autograd gives, zero where the mask is zero; 'dense' passes the
     gradient of every position on, which growth by gradient and clipping over dense gradients need.
+
+    `hidden`: weights outside the mask are kept, and trained by the gradient of every position, so that they can return
+    as what they have become; otherwise they are zero.
     """
 
     mask: Tensor
 
-    def __init__(self, mask: Tensor) -> None:
+    def __init__(self, mask: Tensor, hidden: bool = False) -> None:
         super().__init__()
         self.register_buffer("mask", mask)
+        self.hidden = hidden
         self.dense_gradient = False
 
+    def prepare(self, theta: Tensor) -> None:
+        if not self.hidden:
+            theta.mul_(self.mask)
+
+    def kept(self, theta: Tensor) -> Tensor:
+        return self.mask
+
     def forward(self, theta: Tensor) -> Tensor:
-        if self.dense_gradient and torch.is_grad_enabled():
+        if (self.dense_gradient or self.hidden) and torch.is_grad_enabled():
             return _StraightThrough.apply(theta, self.mask)
         return theta * self.mask
 
@@ -61,33 +98,49 @@ def maskable_modules(model: nn.Module) -> dict[str, Maskable]:
     }
 
 
+def exempt_layers(model: nn.Module, names: Sequence[str]) -> None:
+    """Take layers out of what is maskable, by name."""
+    modules = maskable_modules(model)
+    for name in names:
+        if name not in modules:
+            raise HarnessError(f"method.keep_dense: no layer '{name}'; the maskable layers: {', '.join(modules)}")
+        modules[name].maskable = False  # type: ignore[assignment]
+
+
 def maskable_shapes(model: nn.Module) -> dict[str, torch.Size]:
     return {name: module.weight.shape for name, module in maskable_modules(model).items()}
 
 
-def install_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Put a MaskedWeight on each named layer and zero the stored weights outside the mask."""
+class LearnedMask(WeightView, ABC):
+    """A view whose mask follows from trained values, anew in every forward pass."""
+
+    n_kept: Tensor
+    """Positions kept in the last forward pass, an integer on the device."""
+
+
+def install_views(model: nn.Module, views: Mapping[str, WeightView]) -> None:
+    """Let the network see each named layer's weight through its view."""
     modules = maskable_modules(model)
-    for name, mask in masks.items():
+    for name, view in views.items():
         module = modules[name]
-        device = module.weight.device
+        view.to(module.weight.device)
         with torch.no_grad():
-            module.weight.mul_(mask.to(device))
-        parametrize.register_parametrization(module, "weight", MaskedWeight(mask.to(device)), unsafe=True)
+            view.prepare(module.weight)
+        parametrize.register_parametrization(module, "weight", view, unsafe=True)
 
 
-def stored_weight(module: Maskable) -> tuple[nn.Parameter, MaskedWeight | None]:
-    """The trained parameter behind a layer's effective weight, and its mask module, None where the layer is dense."""
+def stored_weight(module: Maskable) -> tuple[nn.Parameter, WeightView | None]:
+    """The trained parameter behind a layer's effective weight, and its view, None where the layer is dense."""
     if not parametrize.is_parametrized(module, "weight"):
         return cast(nn.Parameter, module.weight), None
     chain: Any = module.parametrizations["weight"]  # type: ignore[index]
     return chain.original, chain[0]
 
 
-def masked_layers(model: nn.Module) -> dict[str, tuple[nn.Parameter, MaskedWeight]]:
-    """Stored parameter and mask module of each masked layer, by layer name."""
+def viewed_layers(model: nn.Module) -> dict[str, tuple[nn.Parameter, WeightView]]:
+    """Stored parameter and view of each layer that has one, by layer name."""
     found = {name: stored_weight(module) for name, module in maskable_modules(model).items()}
-    return {name: (parameter, masked) for name, (parameter, masked) in found.items() if masked is not None}
+    return {name: (parameter, view) for name, (parameter, view) in found.items() if view is not None}
 
 
 def digest(masks: Mapping[str, Tensor]) -> dict[str, int]:

@@ -7,14 +7,15 @@ or optimizer state; the engine does, the same way for every method and on every 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from harness.config.schema import MethodOptions
 from harness.sparse.budgets import Distribution, Shapes, layer_budgets, total_budget
+from harness.sparse.masks import MaskedWeight, WeightView
 from harness.sparse.noise import keyed_generator
 from harness.sparse.schedules import Clock, CosineDrop
 from harness.sparse.selection import random_mask, top_k_mask
@@ -31,6 +32,16 @@ class Tensors(Protocol):
 
     def gradient(self, layer: str) -> Tensor: ...
 
+    def stored(self, layer: str) -> nn.Parameter:
+        """The trained parameter itself, for a loss; on this rank only."""
+        ...
+
+    def view(self, layer: str) -> WeightView: ...
+
+    def rewrite(self, parameter: nn.Parameter, where: Tensor, value: float) -> None:
+        """Set a parameter to `value` where `where`, which broadcasts, says so."""
+        ...
+
 
 class Method:
     """Dense training, and the parent of all methods."""
@@ -38,6 +49,10 @@ class Method:
     Options: ClassVar[type[MethodOptions]] = MethodOptions
     family: ClassVar[str] = "dense"
     source: ClassVar[str] = "-"
+    emergent: ClassVar[bool] = False
+    """Density is not asked for: it comes out, and may change with every step."""
+    forward_is_dense: ClassVar[bool] = False
+    """Masked positions cost multiplications all the same (a fixed dense part)."""
 
     def __init__(self, options: MethodOptions, clock: Clock, seed: int) -> None:
         self.options = options
@@ -58,15 +73,20 @@ class Method:
         self.n_weights, self.shapes = n_weights, shapes
         self.budgets_at(0)  # an impossible budget is refused before anything runs
 
-    def initial_masks(self) -> Masks:
-        """Masks before the first step; none for a dense run."""
+    def views(self) -> dict[str, WeightView]:
+        """How the network sees the weight of each layer; a layer without a view is dense."""
         return {}
 
     # --- pure functions of the step --------------------------------------------------------------------
 
-    def budgets_at(self, step: int) -> dict[str, int]:
-        """Active weights per layer after `step` steps, exactly."""
+    def budgets_at(self, step: int) -> dict[str, int] | None:
+        """Active weights per layer after `step` steps, exactly; None where only the total is set, or nothing is."""
         return {name: torch.Size(shape).numel() for name, shape in self.shapes.items()}
+
+    def total_at(self, step: int) -> int | None:
+        """Active weights of all layers after `step` steps, exactly; None where density is emergent."""
+        budgets = self.budgets_at(step)
+        return sum(budgets.values()) if budgets is not None else None
 
     def update_due(self, step: int) -> bool:
         """Whether the topology changes right after step `step` (1-based)."""
@@ -80,15 +100,34 @@ class Method:
         """Whether the gradient of every position must be known at `step`."""
         return False
 
+    def trains_all(self, step: int) -> bool:
+        """Whether `step` computes the gradient of every position anyway, as masked weights are trained too."""
+        return False
+
+    def resets_momentum(self, step: int) -> bool:
+        """Whether optimizer state of all weights is zeroed with the topology update of `step`."""
+        return False
+
     def is_final(self, step: int) -> bool:
         """Whether the network after `step` has its final density and architecture (only then it may be the best)."""
         return True
 
     def gauges(self, step: int) -> dict[str, float]:
-        """Method-specific numbers for the record."""
+        """Method-specific numbers for the record of an evaluation."""
+        return {}
+
+    def outcome(self) -> dict[str, Any]:
+        """Method-specific facts for the result of a finished run."""
         return {}
 
     # --- during training -------------------------------------------------------------------------------
+
+    def before_step(self, step: int) -> None:
+        """Called before the forward pass of `step`, on all ranks."""
+
+    def extra_loss(self) -> Tensor | None:
+        """Added to the mean loss once per optimizer step, however many ranks and micro-batches there are."""
+        return None
 
     def new_masks(self, step: int) -> Masks:
         """The masks after the topology update of `step`, for the layers that change."""
@@ -104,6 +143,28 @@ class Method:
     def adapts_at(self, step: int) -> bool:
         """Whether the model after `step` steps, at least 1, is another than after the step before."""
         return False
+
+
+class EmergentOptions(MethodOptions):
+    @field_validator("density", mode="after")
+    @classmethod
+    def _comes_out(cls, density: float) -> float:
+        if density != 1:
+            raise ValueError(
+                "cannot be asked for: what is kept comes out of this method's own options, weight decay, learning rate "
+                "and length of training. Leave it out; `harness match` finds options for a density"
+            )
+        return density
+
+
+class EmergentMethod(Method):
+    """No budget: which weights take part is learned, or decided by thresholds."""
+
+    Options: ClassVar[type[MethodOptions]] = EmergentOptions
+    emergent: ClassVar[bool] = True
+
+    def budgets_at(self, step: int) -> None:
+        return None
 
 
 class SparseOptions(MethodOptions):
@@ -135,6 +196,9 @@ class SparseMethod(Method):
             name: random_mask(torch.Size(shape), budgets[name], keyed_generator(self.seed, "mask", name))
             for name, shape in self.shapes.items()
         }
+
+    def views(self) -> dict[str, WeightView]:
+        return {name: MaskedWeight(mask) for name, mask in self.initial_masks().items()}
 
 
 class DropAndGrowOptions(SparseOptions):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.train.engine import Engine
-from harness.train.optimizer import SGD, build_optimizer
+from harness.train.optimizer import Readable, build_optimizer
 
 
 class DeepSpeedEngine(Engine):
@@ -19,7 +19,7 @@ class DeepSpeedEngine(Engine):
             import deepspeed
 
         self.sharded = self.config.engine.zero_stage > 0
-        self.optimizer: SGD = build_optimizer(self.model, self.config.optimizer)
+        self.optimizer: Readable = build_optimizer(self.model, self.config.optimizer)
         with redirect_stdout(sys.stderr):
             self.engine, *_ = deepspeed.initialize(
                 model=self.model, optimizer=self.optimizer, config=self._settings(), dist_init_required=False
@@ -83,22 +83,26 @@ class DeepSpeedEngine(Engine):
             safe_set_full_fp32_param(parameter, value)
         parameter.detach().copy_(value)  # the network reads this one until the next step
 
-    def read_momentum(self, parameter: nn.Parameter) -> Tensor | None:
+    def read_slot(self, parameter: nn.Parameter, slot: str) -> Tensor:
         from deepspeed.utils import safe_get_full_optimizer_state
 
-        if self.config.optimizer.momentum == 0:
-            return None
-        if self.sharded:
-            return safe_get_full_optimizer_state(parameter, "momentum_buffer")
-        return self.optimizer.state[parameter]["momentum_buffer"]
+        key = self.optimizer.slots[slot]
+        state: Tensor = (
+            safe_get_full_optimizer_state(parameter, key) if self.sharded else self.optimizer.state[parameter][key]
+        )
+        return state
 
-    def write_momentum(self, parameter: nn.Parameter, value: Tensor) -> None:
+    def write_slot(self, parameter: nn.Parameter, slot: str, value: Tensor) -> None:
         from deepspeed.utils import safe_set_full_optimizer_state
 
         if self.sharded:
-            safe_set_full_optimizer_state(parameter, value, "momentum_buffer")
+            safe_set_full_optimizer_state(parameter, value, self.optimizer.slots[slot])
         else:
-            self.optimizer.state[parameter]["momentum_buffer"].copy_(value)
+            self.read_slot(parameter, slot).copy_(value)
+
+    def rewrite(self, parameter: nn.Parameter, where: Tensor, value: float) -> None:
+        if bool(where.any()):  # the master is in shards: only written where there is something to write
+            self.write(parameter, self.read(parameter).masked_fill(where, value))
 
     def read_gradient(self, parameter: nn.Parameter) -> Tensor:
         from deepspeed.utils import safe_get_full_grad

@@ -11,9 +11,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from harness.config.schema import RunConfig
-from harness.sparse.masks import masked_layers
-from harness.train.optimizer import SGD, build_optimizer
+from harness.sparse.masks import LearnedMask, MaskedWeight, WeightView, viewed_layers
+from harness.train.optimizer import Readable, build_optimizer
 from harness.train.ranks import Ranks
+
+OPTIMIZER = "optimizer."
+"""What the names of optimizer state in a checkpoint begin with."""
 
 
 class Engine(ABC):
@@ -25,8 +28,9 @@ class Engine(ABC):
     def __init__(self, model: nn.Module, config: RunConfig, ranks: Ranks, device: torch.device) -> None:
         self.model = model.to(device)
         self.config, self.ranks, self.device = config, ranks, device
-        self.layers = masked_layers(model)
+        self.layers = viewed_layers(model)
         self._gradients: dict[str, Tensor] = {}
+        self.optimizer: Readable
         self.wrap()
 
     # --- what an engine is -----------------------------------------------------------------------------
@@ -58,10 +62,15 @@ class Engine(ABC):
     def write(self, parameter: nn.Parameter, value: Tensor) -> None: ...
 
     @abstractmethod
-    def read_momentum(self, parameter: nn.Parameter) -> Tensor | None: ...
+    def read_slot(self, parameter: nn.Parameter, slot: str) -> Tensor:
+        """The optimizer's state for a parameter, by a name of `optimizer.slots`."""
 
     @abstractmethod
-    def write_momentum(self, parameter: nn.Parameter, value: Tensor) -> None: ...
+    def write_slot(self, parameter: nn.Parameter, slot: str, value: Tensor) -> None: ...
+
+    @abstractmethod
+    def rewrite(self, parameter: nn.Parameter, where: Tensor, value: float) -> None:
+        """Set a parameter to `value` where `where`, the same on all ranks, says so."""
 
     @abstractmethod
     def read_gradient(self, parameter: nn.Parameter) -> Tensor: ...
@@ -97,20 +106,33 @@ class Engine(ABC):
     # --- what methods may ask --------------------------------------------------------------------------
 
     def mask(self, layer: str) -> Tensor:
-        return self.layers[layer][1].mask
+        parameter, view = self.layers[layer]
+        return view.kept(parameter)
 
     def weight(self, layer: str) -> Tensor:
         return self.read(self.layers[layer][0])
+
+    def stored(self, layer: str) -> nn.Parameter:
+        return self.layers[layer][0]
+
+    def view(self, layer: str) -> WeightView:
+        return self.layers[layer][1]
 
     def gradient(self, layer: str) -> Tensor:
         """The averaged gradient held by `hold_gradients` in this step."""
         return self._gradients[layer]
 
+    def counted(self) -> dict[str, Tensor] | None:
+        """Active weights per layer in the last forward pass, where masks differ from step to step."""
+        found = {name: view.n_kept for name, (_, view) in self.layers.items() if isinstance(view, LearnedMask)}
+        return found or None
+
     # --- what the loop does for methods ----------------------------------------------------------------
 
     def use_gradient_rule(self, dense: bool) -> None:
-        for _, masked in self.layers.values():
-            masked.dense_gradient = dense
+        for _, view in self.layers.values():
+            if isinstance(view, MaskedWeight):
+                view.dense_gradient = dense
 
     def hold_gradients(self) -> None:
         """Keep the averaged gradients past the step, for the topology update that follows it."""
@@ -121,18 +143,31 @@ class Engine(ABC):
 
     def mask_gradients(self) -> None:
         """Turn dense gradients into masked ones, so that clipping and momentum see active weights only."""
-        for parameter, masked in self.layers.values():
-            self.write_gradient(parameter, self.read_gradient(parameter) * masked.mask)
+        for parameter, view in self.layers.values():
+            if isinstance(view, MaskedWeight) and not view.hidden:
+                self.write_gradient(parameter, self.read_gradient(parameter) * view.mask)
 
     def set_mask(self, layer: str, new: Tensor) -> None:
-        """Weight, master weight and momentum become zero wherever a position was not active before and after."""
-        parameter, masked = self.layers[layer]
-        survivors = masked.mask & new
-        self.write(parameter, self.read(parameter) * survivors)
-        momentum = self.read_momentum(parameter)
-        if momentum is not None:
-            self.write_momentum(parameter, momentum * survivors)
-        masked.mask.copy_(new)  # in place: programs and buckets that hold the buffer stay valid
+        """Weight, master weight and optimizer state become zero wherever a position was not active before and after.
+
+        Those of a layer with hidden weights stay as they are.
+        """
+        parameter, view = self.layers[layer]
+        assert isinstance(view, MaskedWeight), f"{layer}: masks are set where a method has masks"
+        if not view.hidden:
+            survivors = view.mask & new
+            self.write(parameter, self.read(parameter) * survivors)
+            for slot in self.optimizer.slots:
+                self.write_slot(parameter, slot, self.read_slot(parameter, slot) * survivors)
+        view.mask.copy_(new)  # in place: programs and buckets that hold the buffer stay valid
+
+    def reset_momentum(self) -> None:
+        """Zero the optimizer's state of every parameter."""
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                for slot in self.optimizer.slots:
+                    self.write_slot(parameter, slot, torch.zeros_like(parameter))
+        self.optimizer.set_steps(0)
 
     # --- state -----------------------------------------------------------------------------------------
 
@@ -143,30 +178,31 @@ class Engine(ABC):
                 buffer.copy_(self.ranks.sum(buffer) / self.ranks.world_size)
 
     def state(self) -> dict[str, Tensor]:
-        """Full copies on the CPU: every entry of the model's state_dict, and 'momentum.' + name for each parameter."""
+        """Full copies on the CPU: the model's state_dict, and per trained parameter 'optimizer.<slot>.<name>'."""
         out = {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
                 out[name] = self.read(parameter).detach().cpu().clone()
-                momentum = self.read_momentum(parameter)
-                if momentum is not None:
-                    out[f"momentum.{name}"] = momentum.detach().cpu().clone()
+                for slot in self.optimizer.slots:
+                    out[f"{OPTIMIZER}{slot}.{name}"] = self.read_slot(parameter, slot).detach().cpu().clone()
+        out[f"{OPTIMIZER}steps"] = torch.tensor(self.optimizer.n_steps)
         return out
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        self.model.load_state_dict({k: v for k, v in state.items() if not k.startswith("momentum.")})
+        """Take over a state; entries for parameters that are no longer there, or no longer trained, are left out."""
+        self.model.load_state_dict({name: state[name] for name in self.model.state_dict()})
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
                 self.write(parameter, state[name].to(self.device))
-                if f"momentum.{name}" in state:
-                    self.write_momentum(parameter, state[f"momentum.{name}"].to(self.device))
+                for slot in self.optimizer.slots:
+                    self.write_slot(parameter, slot, state[f"{OPTIMIZER}{slot}.{name}"].to(self.device))
+        self.optimizer.set_steps(int(state[f"{OPTIMIZER}steps"]))
 
     def rebuild(self, state: Mapping[str, Tensor]) -> None:
         """Wrap the model anew after its set of trained parameters changed, and go on from `state`."""
         self.close()
         self.wrap()
-        names = {*self.model.state_dict(), *(f"momentum.{n}" for n, _ in self.model.named_parameters())}
-        self.load({k: v for k, v in state.items() if k in names})
+        self.load(state)
 
     def close(self) -> None:  # noqa: B027
         """Release what the engine holds outside this process's ordinary memory."""
@@ -176,8 +212,6 @@ class Engine(ABC):
 
 
 class TorchEngine(Engine):
-    optimizer: SGD
-
     def wrap(self) -> None:
         self.optimizer = build_optimizer(self.model, self.config.optimizer)
         self.optimizer.prepare()
@@ -204,7 +238,7 @@ class TorchEngine(Engine):
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.model.zero_grad()
 
     def read(self, parameter: nn.Parameter) -> Tensor:
         return parameter.detach()
@@ -212,11 +246,15 @@ class TorchEngine(Engine):
     def write(self, parameter: nn.Parameter, value: Tensor) -> None:
         parameter.detach().copy_(value)
 
-    def read_momentum(self, parameter: nn.Parameter) -> Tensor | None:
-        return self.optimizer.state[parameter].get("momentum_buffer")
+    def read_slot(self, parameter: nn.Parameter, slot: str) -> Tensor:
+        state: Tensor = self.optimizer.state[parameter][self.optimizer.slots[slot]]
+        return state
 
-    def write_momentum(self, parameter: nn.Parameter, value: Tensor) -> None:
-        self.optimizer.state[parameter]["momentum_buffer"].copy_(value)
+    def write_slot(self, parameter: nn.Parameter, slot: str, value: Tensor) -> None:
+        self.read_slot(parameter, slot).copy_(value)
+
+    def rewrite(self, parameter: nn.Parameter, where: Tensor, value: float) -> None:
+        parameter.detach().masked_fill_(where, value)  # no look at `where`: a GPU is not waited for
 
     def read_gradient(self, parameter: nn.Parameter) -> Tensor:
         assert parameter.grad is not None, "no gradient: the layer took no part in the forward pass"

@@ -16,7 +16,7 @@ from harness.data.open import open_data
 from harness.errors import HarnessError
 from harness.models.shape import InputShape
 from harness.sparse.ledger import Ledger, measure
-from harness.sparse.masks import install_masks, maskable_shapes
+from harness.sparse.masks import exempt_layers, install_views, maskable_shapes
 from harness.sparse.method import Method
 from harness.sparse.noise import key_of
 from harness.sparse.schedules import Clock, Rate
@@ -56,11 +56,12 @@ def build_network(config: RunConfig, seed: int, clock: Clock, inputs: InputShape
     with torch.random.fork_rng():
         torch.manual_seed(key_of(seed, "init"))
         model: nn.Module = registry.load("model", config.model.name, registry.MODELS)(config.model, inputs)
+        exempt_layers(model, config.method.keep_dense)
         n_weights = sum(shape.numel() for shape in maskable_shapes(model).values())
         method: Method = registry.load("method", config.method.name, registry.METHODS)(config.method, clock, seed)
         model = method.transform(model)
     method.bind(n_weights, maskable_shapes(model))
-    install_masks(model, method.initial_masks())
+    install_views(model, method.views())
     return model, method
 
 
@@ -93,7 +94,7 @@ def build_job(config: RunConfig, seed: int, run_dir: Path, start_step: int = 0) 
     return Job(
         config=config, seed=seed, run_dir=run_dir, loader=loader, clock=clock, method=method,
         rate=build_rate(config.schedule, config.optimizer.lr, clock.total_steps), engine=engine, average=average,
-        ledger=Ledger(geometry, method.budgets_at(start_step), sizes),
+        ledger=Ledger(geometry, sizes, device, method.forward_is_dense),
         record=Record(run_dir) if ranks.rank == 0 else None,
     )  # fmt: skip
 

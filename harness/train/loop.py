@@ -106,6 +106,7 @@ def take_step(job: Job, step: int, batch: Batch) -> Tensor:
     torch.manual_seed(key_of(job.seed, "step", step, engine.ranks.rank))  # nothing to restore
     clips_dense = optimizer.clip_norm > 0 and optimizer.clip_rule == "dense"
     needs_gradient = method.needs_gradient(step)
+    method.before_step(step)
     engine.use_gradient_rule(dense=clips_dense or needs_gradient)
     loss_sum = torch.zeros((), device=engine.device)
     size = len(batch.labels) // job.config.engine.accumulation
@@ -117,13 +118,16 @@ def take_step(job: Job, step: int, batch: Batch) -> Tensor:
             logits, batch.labels[part], reduction="none", label_smoothing=optimizer.label_smoothing
         )
         part_sum = (losses * batch.weight[part]).sum()
-        engine.backward(part_sum, batch.n_global, last)
         loss_sum += part_sum.detach()
+        if (extra := method.extra_loss()) is not None:  # each part adds its share, in the unit of a sum over images
+            n_parts = engine.ranks.world_size * job.config.engine.accumulation
+            part_sum = part_sum + extra * (batch.n_global / n_parts)
+        engine.backward(part_sum, batch.n_global, last)
     if needs_gradient:
         engine.hold_gradients()
         if not clips_dense:
             engine.mask_gradients()
-    job.ledger.add(batch.n_global, dense_gradient=clips_dense or needs_gradient)
+    job.ledger.add(batch.n_global, clips_dense or needs_gradient or method.trains_all(step), engine.counted())
     engine.step(job.rate.at(step - 1), skip=method.replaces_step(step))
     if method.update_due(step):
         update_topology(job, step)
@@ -138,9 +142,10 @@ def update_topology(job: Job, step: int) -> None:
     engine = job.engine
     for layer, mask in job.method.new_masks(step).items():
         engine.set_mask(layer, mask)
+    if job.method.resets_momentum(step):
+        engine.reset_momentum()
     engine.drop_gradients()
-    job.ledger.n_active = job.method.budgets_at(step)
-    check_counts(engine.model, job.method, step)
+    job.ledger.n_active = {c.name: c.n_active for c in check_counts(engine.model, job.method, step)}
     check_agreement(engine, step)
 
 
@@ -186,6 +191,8 @@ def report(job: Job, progress: Progress, meter: Meter) -> dict[str, Any]:
     seconds = max(time.monotonic() - meter.started, 1e-9)
     engine.synchronise_statistics()
     counts = check_counts(engine.model, job.method, step)
+    check_agreement(engine, step)
+    job.ledger.n_active = {c.name: c.n_active for c in counts}
     with averaged(job):
         validation = evaluate(engine, job.loader, "validation")
         if validation.accuracy > progress.best_validation and job.method.is_final(step):

@@ -1,24 +1,27 @@
-"""SGD, its parameter groups, and the learning-rate law of a config."""
+"""Optimizers with readable state, their parameter groups, and the learning-rate law of a config."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from harness.config.schema import OptimizerConfig, ScheduleConfig
-from harness.sparse.masks import maskable_modules, stored_weight
+from harness.sparse.masks import maskable_modules, stored_weight, viewed_layers
 from harness.sparse.schedules import Rate
 
 
-class SGD(torch.optim.SGD):
-    """torch's SGD with two additions that every engine needs.
+class Readable(torch.optim.Optimizer):
+    """What every engine needs beside torch's optimizers.
 
-    `skip`: the next step changes nothing, when a topology update takes its place. `prepare`: momentum starts as zeros
-    and not as nothing, the same to the arithmetic, so that it can be read and restored before the first step.
+    `skip`: the next step changes nothing, when a topology update takes its place. `prepare`: state starts as zeros and
+    not as nothing, the same to the arithmetic, so that it can be read and restored before the first step.
     """
+
+    slots: ClassVar[dict[str, str]]
+    """State per parameter, of its shape: our name in checkpoints, and torch's."""
 
     skip = False
 
@@ -28,23 +31,63 @@ class SGD(torch.optim.SGD):
     def prepare(self) -> None:
         for group in self.param_groups:
             for parameter in group["params"]:
-                if group["momentum"]:
-                    self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+                self.state[parameter].update({name: torch.zeros_like(parameter) for name in self.slots.values()})
+
+    @property
+    def n_steps(self) -> int:
+        """Steps taken, where the update depends on it."""
+        return 0
+
+    def set_steps(self, n: int) -> None:
+        return None
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> SGD:
+class SGD(Readable, torch.optim.SGD):
+    slots: ClassVar = {"momentum": "momentum_buffer"}
+
+
+class PlainSGD(Readable, torch.optim.SGD):
+    """Without momentum there is nothing to keep."""
+
+    slots: ClassVar = {}
+
+
+class Adam(Readable, torch.optim.Adam):
+    slots: ClassVar = {"exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"}
+
+    def prepare(self) -> None:
+        super().prepare()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.state[parameter]["step"] = torch.zeros(())
+
+    @property
+    def n_steps(self) -> int:
+        return int(next(iter(self.state.values()))["step"])
+
+    def set_steps(self, n: int) -> None:
+        for state in self.state.values():
+            state["step"].fill_(n)
+
+
+def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Readable:
     trained = [p for p in model.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [{"params": trained}]
+    views = [view for _, view in viewed_layers(model).values()]
+    exempt = {id(p) for view in views if not view.own_parameters_decay for p in view.parameters()}
     if config.decay == "weights":
         weights = {id(stored_weight(module)[0]) for module in maskable_modules(model).values()}
-        groups = [
-            {"params": [p for p in trained if id(p) in weights]},
-            {"params": [p for p in trained if id(p) not in weights], "weight_decay": 0.0},
-        ]
-    return SGD(
-        [g for g in groups if g["params"]], lr=config.lr, momentum=config.momentum,
-        nesterov=config.nesterov, weight_decay=config.weight_decay,
-    )  # fmt: skip
+        learned = {id(p) for view in views for p in view.parameters()}
+        exempt |= {id(p) for p in trained} - weights - learned
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in trained if id(p) not in exempt], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if id(p) in exempt], "weight_decay": 0.0},
+    ]
+    groups = [g for g in groups if g["params"]]
+    if config.name == "adam":
+        return Adam(groups, lr=config.lr, betas=config.betas)
+    if config.momentum == 0:
+        return PlainSGD(groups, lr=config.lr)
+    return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
 
 
 def build_rate(schedule: ScheduleConfig, base: float, total_steps: int) -> Rate:

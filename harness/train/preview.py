@@ -18,7 +18,7 @@ from harness.train.optimizer import build_rate
 class Moment:
     epoch: float
     learning_rate: float
-    n_active: int
+    n_active: int | None
     beta: float
     update: bool
 
@@ -33,7 +33,7 @@ def preview(config: RunConfig) -> list[Moment]:
         Moment(
             epoch=step / clock.steps_per_epoch,
             learning_rate=rate.at(step - 1),
-            n_active=sum(method.budgets_at(step).values()),
+            n_active=method.total_at(step),
             beta=method.gauges(step).get("dyrelu_beta", 0.0),
             update=method.update_due(step),
         )

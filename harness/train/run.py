@@ -18,11 +18,12 @@ import torch
 import yaml
 
 from harness.config import RunConfig, fingerprint, run_id
-from harness.config.schema import shown_name
+from harness.config.schema import model_label, shown_name
 from harness.errors import Diverged, HarnessError
 from harness.track.record import make_writable, read_result, write_result, write_whole
 from harness.train.checkpoint import drop_checkpoint, load_checkpoint, save_tensors
-from harness.train.checks import count_layers, count_uncounted
+from harness.train.checks import check_counts, count_layers, count_uncounted, current_masks
+from harness.train.engine import OPTIMIZER
 from harness.train.job import Job, build_job
 from harness.train.loop import Progress, StopRequest, final_score, train
 
@@ -51,9 +52,10 @@ def execute(config: RunConfig, seed: int, out: Path, stop: StopRequest | None = 
             start_files(job, found[1]["record_bytes"] if found else 0, progress.step)
         if found:
             job.engine.load({k: v for k, v in found[0].items() if not k.startswith("average.")})
-            job.ledger.train_flops = found[1]["train_flops"]
+            job.ledger.total += found[1]["train_flops"]
             if job.average is not None:
                 job.average.load(found[0])
+        job.ledger.n_active = {c.name: c.n_active for c in check_counts(job.engine.model, job.method, progress.step)}
         try:
             yield from train(job, progress, stop or StopRequest())
         except Diverged as error:
@@ -109,10 +111,11 @@ def describe(job: Job) -> dict[str, Any]:
         "run_id": run_id(config, job.seed),
         "fingerprint": fingerprint(config),
         "method": shown_name(config.method),
-        "model": f"{config.model.name}-w{config.model.width}" if "resnet" in config.model.name else config.model.name,
+        "model": model_label(config),
         "data": name,
         "seed": job.seed,
         "density": config.method.density,
+        "emergent": job.method.emergent,
         "n_weights": job.method.n_weights,
         "n_train": job.loader.sizes["train"],
         "n_skipped_images": job.loader.n_skipped,
@@ -132,11 +135,13 @@ def finish(job: Job, progress: Progress) -> dict[str, Any]:
     counts = count_layers(job.engine.model)
     state = job.engine.state()
     last = progress.last
+    n_active = sum(layer.n_active for layer in counts)
     result = {
         **describe(job),
+        **({"density": n_active / job.method.n_weights} if job.method.emergent else {}),
         "status": "done",
         "steps": progress.step,
-        "n_active": sum(layer.n_active for layer in counts),
+        "n_active": n_active,
         "n_nonzero": sum(layer.n_nonzero for layer in counts),
         "inference_macs": job.ledger.inference_macs,
         "train_flops": job.ledger.train_flops,
@@ -150,11 +155,12 @@ def finish(job: Job, progress: Progress) -> dict[str, Any]:
         "train_loss_last": last["train_loss"],
         "train_seconds": round(progress.train_seconds, 3),
         "images_per_second": round(progress.step * job.config.data.batch_size / max(progress.train_seconds, 1e-9), 1),
+        **job.method.outcome(),
         "layers": [{**asdict(layer), "shape": list(layer.shape)} for layer in counts],
     }
     if job.record is not None:
-        masks = {name: masked.mask.cpu() for name, (_, masked) in job.engine.layers.items()}
-        weights = {k: v for k, v in state.items() if not k.startswith("momentum.")}
+        masks = {name: mask.cpu() for name, mask in current_masks(job.engine).items()}
+        weights = {k: v for k, v in state.items() if not k.startswith(OPTIMIZER)}
         save_tensors(job.run_dir / "masks.safetensors", masks, {"run_id": result["run_id"]})
         save_tensors(job.run_dir / "weights.safetensors", weights, {"run_id": result["run_id"]})
         job.record.append("end", step=progress.step, status="done", test_accuracy_last=score.accuracy)

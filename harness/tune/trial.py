@@ -10,7 +10,7 @@ from typing import Any
 from ray import tune
 
 from harness.config import Cell, build_config
-from harness.config.schema import shown_name
+from harness.config.schema import model_label, shown_name
 from harness.errors import HarnessError
 from harness.track.record import read_result, write_result
 
@@ -91,7 +91,7 @@ def failed_result(cell: Cell, reason: str) -> dict[str, Any]:
         "run_id": cell.run_id,
         "fingerprint": cell.run_id.rpartition("-")[0],
         "method": shown_name(config.method),
-        "model": config.model.name + (f"-w{config.model.width}" if "resnet" in config.model.name else ""),
+        "model": model_label(config),
         "data": config.data.name + folder,
         "seed": cell.seed,
         "density": config.method.density,

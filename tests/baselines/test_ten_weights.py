@@ -11,7 +11,7 @@ from torch import nn
 from baselines.rigl import RigL, RigLOptions
 from baselines.set import SET, SETOptions
 from harness.config.schema import RunConfig
-from harness.sparse.masks import install_masks, maskable_shapes
+from harness.sparse.masks import MaskedWeight, install_views, maskable_shapes
 from harness.sparse.method import Method
 from harness.sparse.schedules import Clock
 from harness.train.engine import TorchEngine
@@ -30,12 +30,12 @@ def one_layer(method_class: type[Method], options: Any) -> tuple[TorchEngine, Me
         net[0].weight.copy_(WEIGHTS)
     method = method_class(options, Clock(total_steps=1_000, steps_per_epoch=10), seed=0)
     method.bind(10, maskable_shapes(net))
-    install_masks(net, {"0": MASK.clone()})
+    install_views(net, {"0": MaskedWeight(MASK.clone())})
     engine = TorchEngine(net, RunConfig(), Ranks(), torch.device("cpu"))
     method.tensors = engine
     parameter = engine.layers["0"][0]
     parameter.grad = GRADIENT.clone()
-    engine.write_momentum(parameter, MOMENTUM)
+    engine.write_slot(parameter, "momentum", MOMENTUM)
     engine.hold_gradients()
     return engine, method
 
@@ -52,7 +52,7 @@ def test_rigl() -> None:
     parameter = engine.layers["0"][0]
     # position 1 was dropped and regrown: it keeps value and momentum; 6 is new and starts at zero; 3 is gone
     assert parameter.tolist() == [pytest.approx([0.5, -0.1, 0.9, 0, -0.7, 0, 0, 0, 0, 0])]
-    assert engine.read_momentum(parameter).tolist() == [[1, 2, 3, 0, 5, 0, 0, 0, 0, 0]]
+    assert engine.read_slot(parameter, "momentum").tolist() == [[1, 2, 3, 0, 5, 0, 0, 0, 0, 0]]
 
 
 def test_set_drops_the_same_and_grows_at_random() -> None:

@@ -17,7 +17,7 @@ from harness.config.schema import ModelConfig
 from harness.models.resnet import BasicBlock, ResNet
 from harness.models.shape import InputShape
 from harness.sparse.masks import digest
-from harness.train.checks import check_agreement, check_counts
+from harness.train.checks import check_agreement, check_counts, current_masks
 from harness.train.job import build_job
 from harness.train.loop import adapt, take_step
 
@@ -47,6 +47,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "dyrelu": {"start_epoch": 1, "end_epoch": 3},
         "cyclic": {"n_cycles": 1, "cycle_epochs": 2, "interval": 2, "multiplier": 2},
     },
+    "dst": {"name": "dst", "alpha": 1.0},  # so large that layers die and are reset within the 16 steps
 }
 
 
@@ -109,16 +110,17 @@ def run(comparison: Comparison, method: str, engine: dict[str, Any]) -> dict[str
             losses.append(float(loss))
             if job.method.update_due(step):
                 check_agreement(job.engine, step)
-                digests.append(digest({name: m.mask for name, (_, m) in job.engine.layers.items()}))
+                digests.append(digest(current_masks(job.engine)))
             if step == comparison.steps:
                 break
     check_counts(job.engine.model, job.method, step)
     state = job.engine.state()
-    outside = {"": 0.0, "momentum.": 0.0}
+    outside = {"": 0.0, "optimizer.momentum.": 0.0}
     for prefix in outside:
-        for name, (_, masked) in job.engine.layers.items():
+        for name, mask in current_masks(job.engine).items():
             stored = state[f"{prefix}{name}.parametrizations.weight.original"]
-            outside[prefix] = max(outside[prefix], float((stored * ~masked.mask).abs().max()))
+            outside[prefix] = max(outside[prefix], float((stored * ~mask).abs().max()))
+    last_masks, outcome = digest(current_masks(job.engine)), job.method.outcome()
     norms = {k: float(v.double().norm()) for k, v in state.items() if v.is_floating_point()}
     job.engine.close()
     # of statistics over a batch, each rank has its own part; all else that training leaves is the same
@@ -128,11 +130,13 @@ def run(comparison: Comparison, method: str, engine: dict[str, Any]) -> dict[str
             weights.update(name.encode() + (tensor + 0).numpy().tobytes())  # -0.0 becomes 0.0
     return {
         "weights": weights.hexdigest(),
+        "last_masks": last_masks,
+        "outcome": outcome,
         "losses": losses,
         "digests": digests,
         "norms": norms,
         "weights_outside": outside[""],
-        "momentum_outside": outside["momentum."],
+        "momentum_outside": outside["optimizer.momentum."],
     }
 
 

@@ -55,14 +55,21 @@ def test_two_processes_equal_one_with_halves(methods: dict[str, Facts], method: 
     expected, found = methods[HALVES][method], methods[engine][method]
     assert found["losses"] == expected["losses"]
     assert found["digests"] == expected["digests"]
+    assert found["last_masks"] == expected["last_masks"]
     assert found["weights"] == expected["weights"]
+    assert found["outcome"] == expected["outcome"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_layers_of_dst_die_and_are_reset(methods: dict[str, Facts], engine: str) -> None:
+    assert sum(methods[engine]["dst"]["outcome"]["resets"].values()) > 0
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_halves_equal_the_whole_batch(methods: dict[str, Facts], method: str) -> None:
     """But for rounding, as sums over a batch are taken in another order."""
     expected, found = methods["torch"][method], methods[HALVES][method]
-    n_updates = {"dense": 0, "static": 0, "east": 7}.get(method, 4)
+    n_updates = {"dense": 0, "static": 0, "dst": 0, "east": 7}.get(method, 4)
     assert len(found["digests"]) == n_updates
     assert found["digests"] == expected["digests"]
     assert found["losses"] == pytest.approx(expected["losses"], abs=1e-5)
@@ -70,7 +77,7 @@ def test_halves_equal_the_whole_batch(methods: dict[str, Facts], method: str) ->
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("method", [m for m in METHODS if m != "dense"])
+@pytest.mark.parametrize("method", [m for m in METHODS if m not in ("dense", "dst")])
 def test_nothing_lives_outside_the_mask_after_an_update(methods: dict[str, Facts], method: str, engine: str) -> None:
     assert methods[engine][method]["momentum_outside"] == 0
     assert methods[engine][method]["weights_outside"] == 0

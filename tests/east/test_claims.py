@@ -7,6 +7,7 @@ import yaml
 
 import east
 from harness.config import cells_of, load_recipe
+from harness.config.schema import model_label
 
 CLAIMS = yaml.safe_load((Path(east.__file__).parent / "claims.yaml").read_text())["claims"]
 
@@ -45,7 +46,7 @@ def test_every_claim_but_synflows_has_a_cell_in_its_recipe() -> None:
             continue
         cells = cells_of(load_recipe(claim["recipe"]))
         found = {
-            (c.config.data.name, f"{c.config.model.name}-w{c.config.model.width}",
+            (c.config.data.name, model_label(c.config),
              c.config.method.label or c.config.method.name, c.config.method.density)
             for c in cells
         }  # fmt: skip

@@ -87,9 +87,10 @@ def test_hyper_networks_cost_while_they_are_there() -> None:
 def test_training_flops_by_hand() -> None:
     """Two layers of 10 and 4 positions; 6 of 20 and 5 of 5 weights active."""
     geometry = Geometry({"a": 10, "b": 4}, {"a": 1, "b": 1}, dense_macs=7)
-    ledger = Ledger(geometry, {"a": 6, "b": 5}, {"a": 20, "b": 5})
+    ledger = Ledger(geometry, {"a": 20, "b": 5}, torch.device("cpu"))
+    ledger.n_active = {"a": 6, "b": 5}
     assert ledger.inference_macs == 60 + 20 + 7
-    ledger.add(3, dense_gradient=False)
+    ledger.add(3, all_gradients=False)
     assert ledger.train_flops == 2 * 3 * 3 * 87
-    ledger.add(1, dense_gradient=True)
+    ledger.add(1, all_gradients=True)
     assert ledger.train_flops == 2 * 3 * 3 * 87 + 2 * (2 * 87 + 200 + 20 + 7)

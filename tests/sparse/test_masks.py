@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from harness.sparse.masks import digest, install_masks, maskable_modules, masked_layers
+from harness.sparse.masks import MaskedWeight, digest, install_views, maskable_modules, viewed_layers
 
 
 def small_net() -> nn.Sequential:
@@ -18,15 +18,15 @@ def checkerboard(shape: tuple[int, int]) -> torch.Tensor:
 def test_the_network_sees_theta_times_mask() -> None:
     net = small_net()
     dense = net[0].weight.detach().clone()
-    install_masks(net, {"0": checkerboard((3, 4))})
+    install_views(net, {"0": MaskedWeight(checkerboard((3, 4)))})
     assert torch.equal(net[0].weight, dense * checkerboard((3, 4)))
-    assert list(masked_layers(net)) == ["0"]
+    assert list(viewed_layers(net)) == ["0"]
 
 
 def test_the_gradient_rule_is_explicit() -> None:
     net, mask = small_net(), checkerboard((3, 4))
-    install_masks(net, {"0": mask})
-    parameter, masked = masked_layers(net)["0"]
+    install_views(net, {"0": MaskedWeight(mask)})
+    parameter, masked = viewed_layers(net)["0"]
     x = torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
     net[0](x).square().sum().backward()
     masked_gradient = parameter.grad.clone()

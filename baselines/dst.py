@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from harness.sparse.masks import LearnedMask, WeightView
+from harness.sparse.method import EmergentMethod, EmergentOptions
+
+
+class DSTOptions(EmergentOptions):
+    name: str = "dst"
+    alpha: float = Field(5e-4, ge=0)
+    """Weight of the penalty alpha * sum exp(-t) that pushes thresholds up."""
+
+    reset_at: float = Field(0.01, ge=0, lt=1)
+    """A layer that keeps no more than this share gets thresholds of 0, and so all its weights."""
+
+    reset_off_after: float = Field(1.0, ge=0, le=1)
+    """Fraction of the run after which layers are no longer reset. Below 1 is a deviation from the authors' code."""
+
+    wd_on_t: bool = True
+    """Weight decay on thresholds, as the authors have it. Without it another method: t has no equilibrium and grows."""
+
+
+class _LongTailedStep(torch.autograd.Function):
+    """1 where x > 0; backward, the estimate 2 - 4|x| up to .4, .4 up to 1, 0 beyond."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return (x > 0).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        distance = x.abs()
+        slope = torch.where(distance <= 0.4, 2 - 4 * distance, torch.where(distance <= 1, 0.4, 0.0))
+        return gradients[0] * slope
+
+
+class Threshold(LearnedMask):
+    """theta where |theta| > t, t trained per output neuron or filter; both get gradients through the step."""
+
+    resets: Tensor
+    last_reset: Tensor
+
+    def __init__(self, n_rows: int, n_dims: int, decays: bool) -> None:
+        super().__init__()
+        self.threshold = nn.Parameter(torch.zeros(n_rows))
+        self.own_parameters_decay = decays
+        self.rows = (n_rows, *[1] * (n_dims - 1))
+        self.register_buffer("resets", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("last_reset", torch.zeros((), dtype=torch.int64))
+
+    def distance(self, theta: Tensor) -> Tensor:
+        """[out, in, ...]: how far each magnitude is above its threshold."""
+        return theta.abs() - self.threshold.view(self.rows)
+
+    def kept(self, theta: Tensor) -> Tensor:
+        return self.distance(theta) > 0
+
+    def forward(self, theta: Tensor) -> Tensor:
+        mask: Tensor = _LongTailedStep.apply(self.distance(theta))
+        self.n_kept = mask.detach().sum(dtype=torch.int64)
+        return theta * mask
+
+
+class DST(EmergentMethod):
+    """Dynamic sparse training with trainable thresholds: a weight takes part while it is above that of its neuron."""
+
+    Options: ClassVar = DSTOptions
+    options: DSTOptions
+    family: ClassVar[str] = "learned thresholds"
+    source: ClassVar[str] = "Liu et al. 2020"
+
+    def views(self) -> dict[str, WeightView]:
+        return {name: Threshold(shape[0], len(shape), self.options.wd_on_t) for name, shape in self.shapes.items()}
+
+    def thresholds(self) -> dict[str, Threshold]:
+        views = {layer: self.tensors.view(layer) for layer in self.shapes}
+        return {layer: view for layer, view in views.items() if isinstance(view, Threshold)}
+
+    def trains_all(self, step: int) -> bool:
+        return True
+
+    def extra_loss(self) -> Tensor:
+        penalties = [torch.exp(-view.threshold).sum() for view in self.thresholds().values()]
+        return self.options.alpha * torch.stack(penalties).sum()
+
+    @torch.no_grad()
+    def before_step(self, step: int) -> None:
+        """Layers that are dying get all their weights back. The optimizer's state of thresholds is left as it is."""
+        if step > self.options.reset_off_after * self.clock.total_steps:
+            return
+        for layer, view in self.thresholds().items():
+            share = view.kept(self.tensors.stored(layer)).double().mean()
+            dying = share <= self.options.reset_at
+            self.tensors.rewrite(view.threshold, dying, 0.0)
+            view.resets += dying
+            view.last_reset.masked_fill_(dying, step)
+
+    @torch.no_grad()
+    def gauges(self, step: int) -> dict[str, float]:
+        out = {}
+        for layer, view in self.thresholds().items():
+            out[f"density/{layer}"] = float(view.kept(self.tensors.stored(layer)).double().mean())
+            out[f"threshold/{layer}"] = float(view.threshold.mean())
+            out[f"resets/{layer}"] = float(view.resets)
+        return out
+
+    @torch.no_grad()
+    def outcome(self) -> dict[str, Any]:
+        views = self.thresholds()
+        recent = self.clock.total_steps - 2 * self.clock.steps_per_epoch
+        return {
+            "resets": {layer: int(view.resets) for layer, view in views.items()},
+            "reset_in_last_two_epochs": any(int(v.last_reset) > max(recent, 0) for v in views.values()),
+            "thresholds": {
+                layer: {
+                    "min": float(view.threshold.min()),
+                    "mean": float(view.threshold.mean()),
+                    "max": float(view.threshold.max()),
+                }
+                for layer, view in views.items()
+            },
+        }

@@ -1,0 +1,144 @@
+"""The two gradient lines, the penalty and the reset of DST, against its equations (Liu et al. 2020, eq. 3 to 6)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from baselines.dst import Threshold, _LongTailedStep
+from harness.config import build_config
+from harness.errors import HarnessError
+from harness.train.job import Job, build_job
+from harness.train.loop import take_step
+from harness.train.run import execute
+
+SMALL: dict[str, Any] = {
+    "model": {"name": "lenet_300_100"},
+    "data": {"name": "digits", "batch_size": 64},
+    "method": {"name": "dst", "alpha": 5e-4},
+    "optimizer": {"lr": 0.1, "nesterov": False, "weight_decay": 0.0},
+    "schedule": {"epochs": 4, "law": "constant"},
+    "engine": {"device": "cpu"},
+}
+
+
+def job_of(tmp_path: Path, **sections: Any) -> Job:
+    return build_job(build_config({**SMALL, **sections}, "test"), 1, tmp_path)
+
+
+def slope(x: torch.Tensor) -> torch.Tensor:
+    """The long-tailed estimate, written as its three pieces."""
+    out = torch.zeros_like(x)
+    middle, inner = x.abs() <= 1, x.abs() <= 0.4
+    out[middle] = 0.4
+    out[inner] = 2 - 4 * x.abs()[inner]
+    return out
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (4, 3, 3, 3)])
+def test_both_gradient_lines(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    theta = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    view = Threshold(shape[0], len(shape), decays=True).double()
+    with torch.no_grad():
+        view.threshold.copy_(torch.rand(shape[0]) * 1.5)
+    upstream = torch.randn(shape, dtype=torch.float64)
+    effective = view(theta)
+    (effective * upstream).sum().backward()
+
+    rows = view.threshold.detach().view(-1, *[1] * (len(shape) - 1))
+    q, w = theta.detach().abs() - rows, theta.detach()
+    mask = (q > 0).double()
+    assert torch.equal(effective.detach(), w * mask)
+    assert theta.grad is not None and view.threshold.grad is not None
+    assert torch.allclose(theta.grad, upstream * (mask + w.abs() * slope(q)), atol=1e-12)
+    assert torch.allclose(view.threshold.grad, -(upstream * w * slope(q)).flatten(1).sum(1), atol=1e-12)
+    assert int(view.n_kept) == int(mask.sum())
+
+
+def test_the_step_is_strict_and_its_slope_continuous() -> None:
+    view = Threshold(1, 2, decays=True)
+    assert view.kept(torch.tensor([[0.0, 1e-9, -1e-9]])).tolist() == [[False, True, True]]
+    x = torch.tensor([0.0, 0.4, -0.41, 1.0, 1.01, -1.01], requires_grad=True)
+    _LongTailedStep.apply(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == pytest.approx([2, 0.4, 0.4, 0.4, 0, 0])
+
+
+@pytest.mark.parametrize("accumulation", [1, 2, 4])
+def test_the_penalty_is_added_once_per_step(tmp_path: Path, accumulation: int) -> None:
+    """With the loss out of the way (no learning rate), the gradient of t is its share of the loss - alpha exp(-t)."""
+    engine = {"device": "cpu", "accumulation": accumulation}
+    job = job_of(tmp_path, engine=engine)
+    alone = job_of(tmp_path, method={"name": "dst", "alpha": 0.0}, engine=engine)
+    gradients = []
+    for each in (job, alone):
+        each.engine.step = lambda lr, skip=False: None  # type: ignore[method-assign]
+        take_step(each, 1, next(iter(each.loader.train(1))))
+        view = each.engine.view("fc1")
+        assert isinstance(view, Threshold)
+        gradients.append(each.engine.read_gradient(view.threshold).clone())
+    assert torch.allclose(gradients[0] - gradients[1], torch.full((300,), -5e-4), atol=1e-8)
+
+
+def test_a_dying_layer_is_reset_in_training_only(tmp_path: Path) -> None:
+    job = job_of(tmp_path)
+    view, theta = job.engine.view("fc1"), job.engine.stored("fc1")
+    assert isinstance(view, Threshold)
+    with torch.no_grad():
+        view.threshold.fill_(float(theta.abs().flatten().kthvalue(theta.numel() - 150).values))  # keeps 150 of 19,200
+    assert float(view.kept(theta).double().mean()) < 0.01
+    job.engine.model.eval()
+    job.engine.model(torch.zeros(1, 1, 8, 8))
+    assert bool((view.threshold > 0).all())
+    momentum = job.engine.read_slot(view.threshold, "momentum").fill_(0.25).clone()
+    job.engine.model.train()
+    job.method.before_step(7)
+    assert bool((view.threshold == 0).all())
+    assert int(view.resets) == 1 and int(view.last_reset) == 7
+    assert torch.equal(job.engine.read_slot(view.threshold, "momentum"), momentum)
+    other = job.engine.view("fc2")
+    assert isinstance(other, Threshold) and int(other.resets) == 0
+
+
+def test_resets_can_be_turned_off_for_the_end(tmp_path: Path) -> None:
+    job = job_of(tmp_path, method={"name": "dst", "reset_off_after": 0.5})
+    view = job.engine.view("fc1")
+    assert isinstance(view, Threshold)
+    half = job.clock.total_steps // 2
+    for step, expected in ((half + 1, 0), (half, 1)):
+        with torch.no_grad():
+            view.threshold.fill_(10.0)
+        job.method.before_step(step)
+        assert int(view.resets) == expected
+
+
+def test_weight_decay_acts_on_thresholds_unless_told_otherwise(tmp_path: Path) -> None:
+    for decay in ("all", "weights"):
+        for wd_on_t in (True, False):
+            job = job_of(
+                tmp_path, method={"name": "dst", "wd_on_t": wd_on_t},
+                optimizer={"lr": 0.1, "weight_decay": 0.01, "decay": decay},
+            )  # fmt: skip
+            threshold = job.engine.view("fc1").get_parameter("threshold")
+            groups = job.engine.optimizer.param_groups
+            (mine,) = [g["weight_decay"] for g in groups if any(p is threshold for p in g["params"])]
+            assert mine == (0.01 if wd_on_t else 0.0)
+
+
+def test_density_comes_out_and_is_reported(tmp_path: Path) -> None:
+    result = list(execute(build_config({**SMALL, "method": {"name": "dst", "alpha": 0.01}}, "test"), 1, tmp_path))[-1]
+    kept = sum(layer["n_active"] for layer in result["layers"])
+    assert 0 < kept < result["n_weights"]
+    assert result["density"] == kept / result["n_weights"]
+    assert result["emergent"]
+    dense = 6 * result["steps"] * result["n_weights"]
+    assert 2 * dense / 6 < result["train_flops"] / 64 < dense
+
+
+def test_a_density_cannot_be_asked_for() -> None:
+    with pytest.raises(HarnessError, match=r"density"):
+        build_config({**SMALL, "method": {"name": "dst", "density": 0.1}}, "test")
