@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -86,8 +87,8 @@ class DST(EmergentMethod):
         views = {layer: self.tensors.view(layer) for layer in self.shapes}
         return {layer: view for layer, view in views.items() if isinstance(view, Threshold)}
 
-    def trains_all(self, step: int) -> bool:
-        return True
+    def trained_at(self, step: int) -> dict[str, int]:
+        return {layer: math.prod(shape) for layer, shape in self.shapes.items()}
 
     def extra_loss(self) -> Tensor:
         penalties = [torch.exp(-view.threshold).sum() for view in self.thresholds().values()]

@@ -37,11 +37,11 @@ class Row:
 
 def rows_from_results(results: Iterable[dict[str, Any]]) -> list[Row]:
     """Sorted by data set, model, falling density and falling accuracy; a failed run is kept as a failure of its row."""
-    groups: dict[tuple[str, str, str, float, str], list[dict[str, Any]]] = defaultdict(list)
+    groups: dict[tuple[str, str, str, str], list[dict[str, Any]]] = defaultdict(list)
     for r in results:
-        groups[(r["data"], r["model"], r["method"], r["density"], r["fingerprint"])].append(r)
+        groups[(r["data"], r["model"], r["method"], r["fingerprint"])].append(r)
     rows = []
-    for (data, model, method, density, fingerprint), runs in groups.items():
+    for (data, model, method, fingerprint), runs in groups.items():
         runs.sort(key=lambda r: r["seed"])
         done = [r for r in runs if r["status"] == "done"]
         rows.append(
@@ -49,7 +49,7 @@ def rows_from_results(results: Iterable[dict[str, Any]]) -> list[Row]:
                 data=data,
                 model=model,
                 method=method,
-                density=density,
+                density=mean(r["density"] for r in done or runs),  # emergent in some methods: it differs by seed
                 fingerprint=fingerprint,
                 accuracies=tuple(r["test_accuracy_last"] for r in done),
                 seeds=tuple(r["seed"] for r in done),
@@ -61,6 +61,17 @@ def rows_from_results(results: Iterable[dict[str, Any]]) -> list[Row]:
         )
     rows.sort(key=lambda row: (row.data, row.model, -row.density, -(row.mean or 0)))
     return rows
+
+
+def as_report(results: list[dict[str, Any]], command: str | None) -> dict[str, Any]:
+    """Rows with what is needed to judge and repeat them: the command, devices, versions and commits."""
+    return {
+        "command": command,
+        "devices": sorted({r["device"] for r in results if "device" in r}),
+        "versions": [dict(v) for v in sorted({tuple(r["versions"].items()) for r in results if "versions" in r})],
+        "git_commits": sorted({str(r["git_commit"]) for r in results if "git_commit" in r}),
+        "rows": [as_plain(row) for row in rows_from_results(results)],
+    }
 
 
 def as_plain(row: Row) -> dict[str, Any]:

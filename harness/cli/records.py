@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,12 +16,18 @@ from harness.errors import HarnessError
 
 
 @app.command()
-def board(out: Out = None, tracking: Tracking = None, as_json: Json = False) -> None:
+def board(
+    out: Out = None,
+    tracking: Tracking = None,
+    as_json: Json = False,
+    save: Annotated[Path | None, typer.Option(help="Write rows, versions and commits to this JSON file.")] = None,
+    made_by: Annotated[str | None, typer.Option(help="The command that made them, for --save.")] = None,
+) -> None:
     """Show the leaderboard: from the records in --out, or, with --tracking, from a tracking server alone."""
-    from harness.board.rows import as_plain, rows_from_results
+    from harness.board.rows import as_plain, as_report, rows_from_results
     from harness.board.table import show_table
     from harness.config.recipes import out_root
-    from harness.track.record import all_results
+    from harness.track.record import all_results, write_whole
 
     root = out_root(out)
     if tracking:
@@ -32,6 +39,8 @@ def board(out: Out = None, tracking: Tracking = None, as_json: Json = False) -> 
     if not results:
         raise HarnessError(f"no results in {tracking or root}: run `harness bench demo` first, or give --out DIR")
     rows = rows_from_results(results)
+    if save is not None:
+        write_whole(save, json.dumps(as_report(results, made_by), indent=1) + "\n")
     if as_json:
         print(json.dumps([as_plain(r) for r in rows], indent=1))
         return

@@ -178,7 +178,8 @@ def cells_of(
             continue
         for density in densities:
             method = {**merge({"method": recipe.plain.get("method", {})}, {"method": options})["method"], **patched}
-            method["density"] = 1.0 if options.get("name") == "dense" else density
+            takes = registry.load("method", str(method.get("name", "dense")), registry.METHODS).takes_density
+            method["density"] = density if takes else 1.0
             config = build_config({**plain, "method": method}, recipe.name)
             for seed in seeds or recipe.axes.seeds:
                 cell = Cell(config, seed)

@@ -15,6 +15,13 @@ METHODS: dict[str, str] = {
     "set": "baselines.set:SET",
     "rigl": "baselines.rigl:RigL",
     "dst": "baselines.dst:DST",
+    "str": "baselines.str:STR",
+    "dns": "baselines.dns:DNS",
+    "topkast": "baselines.topkast:TopKAST",
+    "dctps": "baselines.dctps:DCTpS",
+    "gmp": "baselines.gmp:GMP",
+    "acdc": "baselines.acdc:ACDC",
+    "imp": "baselines.imp:IMP",
     "east": "east.method:EAST",
 }
 

@@ -243,6 +243,11 @@ class RunConfig(Section):
         return registry.load("method", str(name), registry.METHODS).Options(**value)
 
     @model_validator(mode="after")
+    def _nothing_turns_the_method_off(self) -> RunConfig:
+        registry.load("method", self.method.name, registry.METHODS).check(self)
+        return self
+
+    @model_validator(mode="after")
     def _scaling_is_known(self) -> RunConfig:
         if self.data.name == "imagefolder" and self.data.scaling != "normalised":
             raise ValueError(f"data.scaling {self.data.scaling} is for data sets held whole, not for image folders")

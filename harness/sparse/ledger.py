@@ -92,9 +92,15 @@ class Ledger:
         self.total = torch.zeros((), dtype=torch.float64, device=device)
         self._placed: tuple[Geometry, torch.Tensor] | None = None
 
-    def add(self, n_images: int, all_gradients: bool, counted: Mapping[str, torch.Tensor] | None = None) -> None:
-        """One step: forward, gradient of inputs, gradient of weights (of all of them where `all_gradients`).
+    def add(
+        self,
+        n_images: int,
+        trained: Mapping[str, int] | None = None,
+        counted: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        """One step: forward, gradient of inputs, gradient of weights.
 
+        trained: weights per layer whose gradient is computed, where they are others than the active ones.
         counted: active weights per layer in this step, where they differ from step to step.
         """
         sparse: int | torch.Tensor
@@ -105,7 +111,11 @@ class Ledger:
             sparse = sparse + self.geometry.dense_macs
         else:
             sparse = self.geometry.macs(self.n_active)
-        weights = self.geometry.macs(self.sizes) if all_gradients else sparse
+        weights: int | torch.Tensor
+        if trained is not None:
+            weights = self.geometry.macs(trained)
+        else:
+            weights = self.geometry.macs(self.n_active) if self.dense_forward else sparse
         self.total += 2.0 * n_images * (2 * sparse + weights)
 
     def _positions(self, names: tuple[str, ...]) -> torch.Tensor:

@@ -16,19 +16,19 @@ from harness.errors import HarnessError
 
 
 class _StraightThrough(torch.autograd.Function):
-    """theta * mask forward, the gradient of every position backward."""
+    """theta * mask forward; backward the gradient of the positions in `trained`, of all where it is None."""
 
     @staticmethod
-    def forward(theta: Tensor, mask: Tensor) -> Tensor:
+    def forward(theta: Tensor, mask: Tensor, trained: Tensor | None) -> Tensor:
         return theta * mask
 
     @staticmethod
-    def setup_context(ctx: object, inputs: object, output: object) -> None:
-        return None
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.trained = inputs[2]
 
     @staticmethod
-    def backward(ctx: object, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0], None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return gradients[0] if ctx.trained is None else gradients[0] * ctx.trained, None, None
 
 
 class WeightView(nn.Module, ABC):
@@ -59,30 +59,54 @@ class MaskedWeight(WeightView):
 
     The gradient rule is explicit: 'masked' is what autograd gives, zero where the mask is zero; 'dense' passes the
     gradient of every position on, which growth by gradient and clipping over dense gradients need.
-
-    `hidden`: weights outside the mask are kept, and trained by the gradient of every position, so that they can return
-    as what they have become; otherwise they are zero.
     """
 
     mask: Tensor
 
-    def __init__(self, mask: Tensor, hidden: bool = False) -> None:
+    def __init__(self, mask: Tensor) -> None:
         super().__init__()
         self.register_buffer("mask", mask)
-        self.hidden = hidden
         self.dense_gradient = False
 
     def prepare(self, theta: Tensor) -> None:
-        if not self.hidden:
-            theta.mul_(self.mask)
+        theta.mul_(self.mask)
 
     def kept(self, theta: Tensor) -> Tensor:
         return self.mask
 
+    def survivors(self, new: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Where weight and optimizer state outlive a change to mask `new`, zero elsewhere; None: everywhere."""
+        stays = self.mask & new
+        return stays, stays
+
     def forward(self, theta: Tensor) -> Tensor:
-        if (self.dense_gradient or self.hidden) and torch.is_grad_enabled():
-            return _StraightThrough.apply(theta, self.mask)
+        if self.dense_gradient and torch.is_grad_enabled():
+            return _StraightThrough.apply(theta, self.mask, None)
         return theta * self.mask
+
+
+class HiddenWeight(MaskedWeight):
+    """Weights outside the mask keep their value and their optimizer state, and can return with them.
+
+    trains_all: they are also trained, by the gradient that the effective weight has at their positions.
+    """
+
+    def __init__(self, mask: Tensor, trains_all: bool) -> None:
+        super().__init__(mask)
+        self.trains_all = trains_all
+
+    def prepare(self, theta: Tensor) -> None:
+        return None
+
+    def survivors(self, new: Tensor) -> tuple[None, Tensor | None]:
+        return None, None
+
+    def trained(self) -> Tensor | None:
+        """Positions that the gradient reaches; None: all."""
+        return None if self.trains_all else self.mask
+
+    def forward(self, theta: Tensor) -> Tensor:
+        return _StraightThrough.apply(theta, self.mask, None if self.dense_gradient else self.trained())
 
 
 Maskable = nn.Conv2d | nn.Linear

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from harness.config.schema import MethodOptions
+from harness.config.schema import MethodOptions, RunConfig
 from harness.sparse.budgets import Distribution, Shapes, layer_budgets, total_budget
 from harness.sparse.masks import MaskedWeight, WeightView
 from harness.sparse.noise import keyed_generator
@@ -49,6 +49,8 @@ class Method:
     Options: ClassVar[type[MethodOptions]] = MethodOptions
     family: ClassVar[str] = "dense"
     source: ClassVar[str] = "-"
+    takes_density: ClassVar[bool] = False
+    """Whether a density is asked for."""
     emergent: ClassVar[bool] = False
     """Density is not asked for: it comes out, and may change with every step."""
     forward_is_dense: ClassVar[bool] = False
@@ -100,13 +102,36 @@ class Method:
         """Whether the gradient of every position must be known at `step`."""
         return False
 
-    def trains_all(self, step: int) -> bool:
-        """Whether `step` computes the gradient of every position anyway, as masked weights are trained too."""
-        return False
+    def trained_at(self, step: int) -> dict[str, int] | None:
+        """Weights per layer whose gradient `step` computes, where they are others than the active ones."""
+        return None
 
     def resets_momentum(self, step: int) -> bool:
-        """Whether optimizer state of all weights is zeroed with the topology update of `step`."""
+        """Whether all optimizer state is zeroed with the topology update of `step`."""
         return False
+
+    # --- rounds ----------------------------------------------------------------------------------------
+
+    @classmethod
+    def length(cls, options: MethodOptions, schedule_steps: int) -> int:
+        """Optimizer steps of a whole run whose learning-rate schedule has `schedule_steps`."""
+        return schedule_steps
+
+    def schedule_step(self, step: int) -> int:
+        """Where the step after `step` steps stands in the learning-rate schedule."""
+        return step
+
+    def saves_at(self, step: int) -> bool:
+        """Whether the network after `step` steps is kept, to be returned to."""
+        return False
+
+    def rewinds_at(self, step: int) -> bool:
+        """Whether, at the topology update of `step`, weights go back to the saved ones and optimizer state to zero."""
+        return False
+
+    @classmethod
+    def check(cls, config: RunConfig) -> None:
+        """Raise HarnessError, with the reason, for settings elsewhere that would silently turn this method off."""
 
     def is_final(self, step: int) -> bool:
         """Whether the network after `step` has its final density and architecture (only then it may be the best)."""
@@ -178,6 +203,7 @@ class SparseMethod(Method):
 
     Options: ClassVar[type[MethodOptions]] = SparseOptions
     options: SparseOptions
+    takes_density: ClassVar[bool] = True
 
     def budget_for(self, density: float) -> dict[str, int]:
         total = total_budget(density, self.n_weights)

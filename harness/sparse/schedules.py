@@ -12,6 +12,8 @@ class Clock:
 
     total_steps: int
     steps_per_epoch: int
+    schedule_steps: int = 0
+    """Length of the learning-rate schedule, shorter than the run where a method trains in rounds."""
 
     def epoch(self, step: int) -> int:
         """The 1-based epoch that the next step belongs to, after `step` steps."""

@@ -144,21 +144,19 @@ class Engine(ABC):
     def mask_gradients(self) -> None:
         """Turn dense gradients into masked ones, so that clipping and momentum see active weights only."""
         for parameter, view in self.layers.values():
-            if isinstance(view, MaskedWeight) and not view.hidden:
+            if isinstance(view, MaskedWeight):
                 self.write_gradient(parameter, self.read_gradient(parameter) * view.mask)
 
     def set_mask(self, layer: str, new: Tensor) -> None:
-        """Weight, master weight and optimizer state become zero wherever a position was not active before and after.
-
-        Those of a layer with hidden weights stay as they are.
-        """
+        """Weight, master weight and optimizer state become zero wherever the view says they do not survive."""
         parameter, view = self.layers[layer]
         assert isinstance(view, MaskedWeight), f"{layer}: masks are set where a method has masks"
-        if not view.hidden:
-            survivors = view.mask & new
-            self.write(parameter, self.read(parameter) * survivors)
+        weights, state = view.survivors(new)
+        if weights is not None:
+            self.write(parameter, self.read(parameter) * weights)
+        if state is not None:
             for slot in self.optimizer.slots:
-                self.write_slot(parameter, slot, self.read_slot(parameter, slot) * survivors)
+                self.write_slot(parameter, slot, self.read_slot(parameter, slot) * state)
         view.mask.copy_(new)  # in place: programs and buckets that hold the buffer stay valid
 
     def reset_momentum(self) -> None:

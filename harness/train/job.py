@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from harness.config import registry
 from harness.config.schema import RunConfig
@@ -42,6 +42,9 @@ class Job:
     record: Record | None
     """Rank 0 writes the record."""
 
+    saved: dict[str, Tensor] = field(default_factory=dict)
+    """The engine's state at an earlier step, for methods that return to it."""
+
 
 def choose_device(wanted: str, rank: int) -> torch.device:
     if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
@@ -70,7 +73,9 @@ def clock_of(config: RunConfig, n_train: int) -> Clock:
     steps = config.schedule.steps or round((config.schedule.epochs or 0) * per_epoch)
     if steps < 1:
         raise HarnessError(f"schedule.epochs {config.schedule.epochs} is less than one step of {per_epoch} per epoch")
-    return Clock(total_steps=steps, steps_per_epoch=per_epoch)
+    method = registry.load("method", config.method.name, registry.METHODS)
+    total = method.length(config.method, steps)
+    return Clock(total_steps=total, steps_per_epoch=per_epoch, schedule_steps=steps)
 
 
 def build_job(config: RunConfig, seed: int, run_dir: Path, start_step: int = 0) -> Job:
@@ -93,7 +98,7 @@ def build_job(config: RunConfig, seed: int, run_dir: Path, start_step: int = 0) 
     average = WeightAverage(model, config.optimizer.ema_decay) if config.optimizer.ema_decay else None
     return Job(
         config=config, seed=seed, run_dir=run_dir, loader=loader, clock=clock, method=method,
-        rate=build_rate(config.schedule, config.optimizer.lr, clock.total_steps), engine=engine, average=average,
+        rate=build_rate(config.schedule, config.optimizer.lr, clock.schedule_steps), engine=engine, average=average,
         ledger=Ledger(geometry, sizes, device, method.forward_is_dense),
         record=Record(run_dir) if ranks.rank == 0 else None,
     )  # fmt: skip

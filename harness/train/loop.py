@@ -42,6 +42,10 @@ class Progress:
     last: dict[str, Any] = field(default_factory=dict)
 
 
+SAVED = "saved."
+"""What the names of an earlier state in a checkpoint begin with."""
+
+
 class StopRequest:
     """Whether SIGTERM or SIGINT asked this process to save and leave."""
 
@@ -64,6 +68,8 @@ def train(job: Job, progress: Progress, stop: StopRequest) -> Iterator[dict[str,
     meter = Meter(job.engine.device)
     meter.resume(progress, job.engine.ranks.rank)
     saved_at = time.monotonic()
+    if progress.step == 0 and job.method.saves_at(0):
+        job.saved = job.engine.state()
     while progress.step < clock.total_steps:
         first_batch = progress.step % clock.steps_per_epoch
         for batch in job.loader.train(clock.epoch(progress.step), first_batch):
@@ -127,8 +133,11 @@ def take_step(job: Job, step: int, batch: Batch) -> Tensor:
         engine.hold_gradients()
         if not clips_dense:
             engine.mask_gradients()
-    job.ledger.add(batch.n_global, clips_dense or needs_gradient or method.trains_all(step), engine.counted())
-    engine.step(job.rate.at(step - 1), skip=method.replaces_step(step))
+    trained = job.ledger.sizes if clips_dense or needs_gradient else method.trained_at(step)
+    job.ledger.add(batch.n_global, trained, engine.counted())
+    engine.step(job.rate.at(method.schedule_step(step - 1)), skip=method.replaces_step(step))
+    if method.saves_at(step):
+        job.saved = engine.state()
     if method.update_due(step):
         update_topology(job, step)
     if job.average is not None:
@@ -140,9 +149,12 @@ def take_step(job: Job, step: int, batch: Batch) -> Tensor:
 def update_topology(job: Job, step: int) -> None:
     """New masks from the method, applied and checked: exact counts, and the same on every rank."""
     engine = job.engine
-    for layer, mask in job.method.new_masks(step).items():
+    masks = job.method.new_masks(step)
+    if job.method.rewinds_at(step):
+        engine.load(job.saved)
+    for layer, mask in masks.items():
         engine.set_mask(layer, mask)
-    if job.method.resets_momentum(step):
+    if job.method.resets_momentum(step) or job.method.rewinds_at(step):
         engine.reset_momentum()
     engine.drop_gradients()
     job.ledger.n_active = {c.name: c.n_active for c in check_counts(engine.model, job.method, step)}
@@ -203,7 +215,7 @@ def report(job: Job, progress: Progress, meter: Meter) -> dict[str, Any]:
         "step": step,
         "total_steps": job.clock.total_steps,
         "epoch": round(step / job.clock.steps_per_epoch, 4),
-        "learning_rate": job.rate.at(step - 1),
+        "learning_rate": job.rate.at(job.method.schedule_step(step - 1)),
         "train_loss": float(engine.ranks.sum(meter.loss_sum)) / max(meter.n_images, 1),
         "val_accuracy": validation.accuracy,
         "val_loss": validation.loss,
@@ -253,6 +265,7 @@ def save(job: Job, progress: Progress, meter: Meter) -> None:
     tensors = job.engine.state()
     if job.average is not None:
         tensors |= job.average.state()
+    tensors |= {f"{SAVED}{name}": tensor for name, tensor in job.saved.items()}
     if job.record is not None:
         facts = {"progress": asdict(progress), "train_flops": job.ledger.train_flops, "record_bytes": job.record.size()}
         save_checkpoint(job.run_dir, tensors, facts)

@@ -28,11 +28,11 @@ def preview(config: RunConfig) -> list[Moment]:
     loader = open_data(config.data, 0, Share(), torch.device("cpu"), config.evaluation.batch_size)
     clock = clock_of(config, loader.sizes["train"])
     _, method = build_network(config, 0, clock, loader.inputs)
-    rate = build_rate(config.schedule, config.optimizer.lr, clock.total_steps)
+    rate = build_rate(config.schedule, config.optimizer.lr, clock.schedule_steps)
     return [
         Moment(
             epoch=step / clock.steps_per_epoch,
-            learning_rate=rate.at(step - 1),
+            learning_rate=rate.at(method.schedule_step(step - 1)),
             n_active=method.total_at(step),
             beta=method.gauges(step).get("dyrelu_beta", 0.0),
             update=method.update_due(step),

@@ -25,7 +25,7 @@ from harness.train.checkpoint import drop_checkpoint, load_checkpoint, save_tens
 from harness.train.checks import check_counts, count_layers, count_uncounted, current_masks
 from harness.train.engine import OPTIMIZER
 from harness.train.job import Job, build_job
-from harness.train.loop import Progress, StopRequest, final_score, train
+from harness.train.loop import SAVED, Progress, StopRequest, final_score, train
 
 SCHEMA = 1
 LOCK = ".lock"
@@ -51,7 +51,8 @@ def execute(config: RunConfig, seed: int, out: Path, stop: StopRequest | None = 
         if job.record is not None:
             start_files(job, found[1]["record_bytes"] if found else 0, progress.step)
         if found:
-            job.engine.load({k: v for k, v in found[0].items() if not k.startswith("average.")})
+            job.engine.load(found[0])
+            job.saved = {k.removeprefix(SAVED): v for k, v in found[0].items() if k.startswith(SAVED)}
             job.ledger.total += found[1]["train_flops"]
             if job.average is not None:
                 job.average.load(found[0])

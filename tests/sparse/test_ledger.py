@@ -90,7 +90,7 @@ def test_training_flops_by_hand() -> None:
     ledger = Ledger(geometry, {"a": 20, "b": 5}, torch.device("cpu"))
     ledger.n_active = {"a": 6, "b": 5}
     assert ledger.inference_macs == 60 + 20 + 7
-    ledger.add(3, all_gradients=False)
+    ledger.add(3, trained=None)
     assert ledger.train_flops == 2 * 3 * 3 * 87
-    ledger.add(1, all_gradients=True)
+    ledger.add(1, trained=ledger.sizes)
     assert ledger.train_flops == 2 * 3 * 3 * 87 + 2 * (2 * 87 + 200 + 20 + 7)
