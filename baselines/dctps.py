@@ -34,7 +34,7 @@ class CosinePlusSparse(MaskedWeight):
         rows, columns = mask.shape[0], mask[0].numel()
         matrix = cosine_matrix(max(rows, columns))[:rows, :columns]
         self.register_buffer("fixed", matrix.float().reshape(mask.shape).contiguous(), persistent=False)
-        self.scale = nn.Parameter(torch.ones(()))
+        self.scale = nn.Parameter(torch.ones(1))
 
     def prepare(self, theta: Tensor) -> None:
         theta.zero_()

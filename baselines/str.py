@@ -23,7 +23,7 @@ class SoftThreshold(LearnedMask):
 
     def __init__(self, s_init: float) -> None:
         super().__init__()
-        self.s = nn.Parameter(torch.tensor(s_init))
+        self.s = nn.Parameter(torch.full((1,), s_init))  # DeepSpeed takes no 0-dimensional parameter
 
     def kept(self, theta: Tensor) -> Tensor:
         return theta.abs() > torch.sigmoid(self.s)

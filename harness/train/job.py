@@ -101,6 +101,7 @@ def build_job(config: RunConfig, seed: int, run_dir: Path, start_step: int = 0) 
         rate=build_rate(config.schedule, config.optimizer.lr, clock.schedule_steps), engine=engine, average=average,
         ledger=Ledger(geometry, sizes, device, method.forward_is_dense),
         record=Record(run_dir) if ranks.rank == 0 else None,
+        saved=engine.state() if start_step == 0 and method.saves_at(0) else {},
     )  # fmt: skip
 
 

@@ -68,8 +68,6 @@ def train(job: Job, progress: Progress, stop: StopRequest) -> Iterator[dict[str,
     meter = Meter(job.engine.device)
     meter.resume(progress, job.engine.ranks.rank)
     saved_at = time.monotonic()
-    if progress.step == 0 and job.method.saves_at(0):
-        job.saved = job.engine.state()
     while progress.step < clock.total_steps:
         first_batch = progress.step % clock.steps_per_epoch
         for batch in job.loader.train(clock.epoch(progress.step), first_batch):

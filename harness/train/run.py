@@ -142,6 +142,7 @@ def finish(job: Job, progress: Progress) -> dict[str, Any]:
         **({"density": n_active / job.method.n_weights} if job.method.emergent else {}),
         "status": "done",
         "steps": progress.step,
+        "epochs": round(job.clock.epochs, 4),
         "n_active": n_active,
         "n_nonzero": sum(layer.n_nonzero for layer in counts),
         "inference_macs": job.ledger.inference_macs,

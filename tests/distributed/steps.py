@@ -48,7 +48,18 @@ METHODS: dict[str, dict[str, Any]] = {
         "cyclic": {"n_cycles": 1, "cycle_epochs": 2, "interval": 2, "multiplier": 2},
     },
     "dst": {"name": "dst", "alpha": 1.0},  # so large that layers die and are reset within the 16 steps
+    "str": {"name": "str", "s_init": -3.0},
+    "dns": {"name": "dns", "c_rate": 0.5, "begin": 0.25, "end": 1.0, "gamma": 0.01},
+    "topkast": {"name": "topkast", "density": 0.2, "backward_density": 0.4, "interval": 4},
+    "dctps": {"name": "dctps", "density": 0.2, "topology": "rigl", "interval": 4, "stop": 1.0},
+    "gmp": {"name": "gmp", "density": 0.2, "interval": 4, "end": 1.0},
+    "gmp_recover": {"name": "gmp", "density": 0.2, "interval": 4, "end": 1.0, "recover": True, "distribution": "erk"},
+    "acdc": {"name": "acdc", "density": 0.2, "sparse_from": [0.25, 0.75], "dense_from": [0.5]},
+    "imp": {"name": "imp", "density": 0.64, "rewind": 0.5},
 }
+N_UPDATES = {"dense": 0, "static": 0, "dst": 0, "str": 0, "east": 7, "dns": 12, "acdc": 3, "imp": 2}  # 4 else
+HIDDEN = ("dense", "dst", "str", "dns", "topkast", "gmp_recover")
+"""Methods without a mask outside which stored weights are zero."""
 
 
 PHASE = {"changes": "step", "start_epoch": 3, "end_epoch": 15}
@@ -94,7 +105,8 @@ def config_for(comparison: Comparison, method: str, engine: dict[str, Any]) -> d
         "data": {"name": "digits", "batch_size": 240},  # five steps an epoch, the last of them smaller
         "method": comparison.methods[method],
         "optimizer": {"lr": comparison.lr, **clip},
-        "schedule": {"steps": comparison.steps},
+        # lottery tickets train in rounds: one of 8 steps, and two from step 4 of it on
+        "schedule": {"steps": comparison.steps // 2 if method == "imp" else comparison.steps},
         "engine": {"device": "cpu", **engine},
     }
 
