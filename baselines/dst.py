@@ -26,23 +26,30 @@ class DSTOptions(EmergentOptions):
     """Weight decay on thresholds, as the authors have it. Without it another method: t has no equilibrium and grows."""
 
 
-class _LongTailedStep(torch.autograd.Function):
-    """1 where x > 0; backward, the estimate 2 - 4|x| up to .4, .4 up to 1, 0 beyond."""
+class _AboveThreshold(torch.autograd.Function):
+    """theta where |theta| > t; backward, the step's derivative is H(x) = 2 - 4|x| up to .4, .4 up to 1, 0 beyond.
+
+    With G the gradient of the output: d theta = G (mask + |theta| H), d t = - sum over a row of G theta H.
+    """
 
     @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return (x > 0).to(x.dtype)
+    def forward(theta: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        mask = theta.abs() > t
+        return theta * mask, mask
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0])
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*inputs, output[1])
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        distance = x.abs()
-        slope = torch.where(distance <= 0.4, 2 - 4 * distance, torch.where(distance <= 1, 0.4, 0.0))
-        return gradients[0] * slope
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        theta, t, mask = ctx.saved_tensors
+        distance = (theta.abs() - t).abs_()
+        beyond = distance > 1
+        through = distance.mul_(-4).add_(2).clamp_(min=0.4).masked_fill_(beyond, 0).mul_(gradients[0]).mul_(theta)
+        to_t = -through.flatten(1).sum(1).view_as(t)
+        return (gradients[0] * mask).add_(through.mul_(theta.sign())), to_t
 
 
 class Threshold(LearnedMask):
@@ -59,17 +66,13 @@ class Threshold(LearnedMask):
         self.register_buffer("resets", torch.zeros((), dtype=torch.int64))
         self.register_buffer("last_reset", torch.zeros((), dtype=torch.int64))
 
-    def distance(self, theta: Tensor) -> Tensor:
-        """[out, in, ...]: how far each magnitude is above its threshold."""
-        return theta.abs() - self.threshold.view(self.rows)
-
     def kept(self, theta: Tensor) -> Tensor:
-        return self.distance(theta) > 0
+        return theta.abs() > self.threshold.view(self.rows)
 
     def forward(self, theta: Tensor) -> Tensor:
-        mask: Tensor = _LongTailedStep.apply(self.distance(theta))
-        self.n_kept = mask.detach().sum(dtype=torch.int64)
-        return theta * mask
+        effective, mask = _AboveThreshold.apply(theta, self.threshold.view(self.rows))
+        self.n_kept = torch.count_nonzero(mask)
+        return effective
 
 
 class DST(EmergentMethod):
@@ -100,8 +103,8 @@ class DST(EmergentMethod):
         if step > self.options.reset_off_after * self.clock.total_steps:
             return
         for layer, view in self.thresholds().items():
-            share = view.kept(self.tensors.stored(layer)).double().mean()
-            dying = share <= self.options.reset_at
+            mask = view.kept(self.tensors.stored(layer))
+            dying = torch.count_nonzero(mask) <= math.floor(self.options.reset_at * mask.numel())
             self.tensors.rewrite(view.threshold, dying, 0.0)
             view.resets += dying
             view.last_reset.masked_fill_(dying, step)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from baselines.dst import Threshold, _LongTailedStep
+from baselines.dst import Threshold
 from harness.config import build_config
 from harness.errors import HarnessError
 from harness.train.job import Job, build_job
@@ -38,8 +38,17 @@ def slope(x: torch.Tensor) -> torch.Tensor:
     return out
 
 
+def smooth(x: torch.Tensor) -> torch.Tensor:
+    """A function whose derivative is the long-tailed estimate: integrated piece by piece from 0."""
+    distance = x.abs()
+    inner = 2 * distance - 2 * distance**2
+    middle = 0.48 + 0.4 * (distance - 0.4)
+    return x.sign() * torch.where(distance <= 0.4, inner, torch.where(distance <= 1, middle, 0.72))
+
+
 @pytest.mark.parametrize("shape", [(5, 7), (4, 3, 3, 3)])
 def test_both_gradient_lines(shape: tuple[int, ...]) -> None:
+    """Against the closed form, and against autograd through a step that is smooth backward only."""
     torch.manual_seed(0)
     theta = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     view = Threshold(shape[0], len(shape), decays=True).double()
@@ -49,8 +58,8 @@ def test_both_gradient_lines(shape: tuple[int, ...]) -> None:
     effective = view(theta)
     (effective * upstream).sum().backward()
 
-    rows = view.threshold.detach().view(-1, *[1] * (len(shape) - 1))
-    q, w = theta.detach().abs() - rows, theta.detach()
+    rows = (-1, *[1] * (len(shape) - 1))
+    q, w = (theta.abs() - view.threshold.view(rows)).detach(), theta.detach()
     mask = (q > 0).double()
     assert torch.equal(effective.detach(), w * mask)
     assert theta.grad is not None and view.threshold.grad is not None
@@ -58,14 +67,24 @@ def test_both_gradient_lines(shape: tuple[int, ...]) -> None:
     assert torch.allclose(view.threshold.grad, -(upstream * w * slope(q)).flatten(1).sum(1), atol=1e-12)
     assert int(view.n_kept) == int(mask.sum())
 
+    again, t = w.clone().requires_grad_(), view.threshold.detach().clone().requires_grad_()
+    surrogate = smooth(again.abs() - t.view(rows))
+    (again * (mask + surrogate - surrogate.detach()) * upstream).sum().backward()
+    assert again.grad is not None and t.grad is not None
+    assert torch.allclose(theta.grad, again.grad, atol=1e-6)
+    assert torch.allclose(view.threshold.grad, t.grad, atol=1e-6)
+
 
 def test_the_step_is_strict_and_its_slope_continuous() -> None:
     view = Threshold(1, 2, decays=True)
     assert view.kept(torch.tensor([[0.0, 1e-9, -1e-9]])).tolist() == [[False, True, True]]
-    x = torch.tensor([0.0, 0.4, -0.41, 1.0, 1.01, -1.01], requires_grad=True)
-    _LongTailedStep.apply(x).sum().backward()
-    assert x.grad is not None
-    assert x.grad.tolist() == pytest.approx([2, 0.4, 0.4, 0.4, 0, 0])
+    distances = torch.tensor([0.0, 0.4, -0.41, 1.0, 1.01, -1.01])
+    view = Threshold(6, 2, decays=True)
+    with torch.no_grad():
+        view.threshold.copy_(2 - distances)  # weights of 2 are that far above
+    view(torch.full((6, 1), 2.0)).sum().backward()
+    assert view.threshold.grad is not None
+    assert (-view.threshold.grad / 2).tolist() == pytest.approx([2, 0.4, 0.4, 0.4, 0, 0])
 
 
 @pytest.mark.parametrize("accumulation", [1, 2, 4])
