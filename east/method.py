@@ -133,5 +133,5 @@ class EAST(RigL):
     def is_final(self, step: int) -> bool:
         return self.beta(step - 1) == 0 and (self.cycle is None or step >= self.cycle.end)
 
-    def gauges(self, step: int) -> dict[str, float]:
+    def schedules(self, step: int) -> dict[str, float]:
         return {"dyrelu_beta": self.beta(step - 1)}  # of the last step taken: what was evaluated

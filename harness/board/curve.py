@@ -9,6 +9,7 @@ from pathlib import Path
 from harness.board.rows import Row
 
 ORDER = ("east", "rigl", "set", "static")
+ROUND = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005, 0.0002, 0.0001)
 COLOURS = {"east": "#c1272d", "rigl": "#0071bc", "set": "#2a9d4a", "static": "#7f7f7f"}
 
 
@@ -35,8 +36,11 @@ def draw_curve(rows: list[Row], stem: Path) -> list[Path]:
         x = [-math.log10(r.density) for r in points]
         y = [100 * (r.mean or 0) for r in points]
         spread = [100 * (r.std or 0) for r in points]
-        axes.errorbar(x, y, spread, marker=marker, capsize=3, label=name, color=COLOURS.get(name))
-    densities = sorted({r.density for of in lines.values() for r in of}, reverse=True)
+        # the spread of a density that came out, to both sides of its logarithm
+        across = [0.434 * (r.density_std or 0) / r.density for r in points]
+        axes.errorbar(x, y, spread, across, marker=marker, capsize=3, label=name, color=COLOURS.get(name))
+    densities = sorted({r.density for of in lines.values() for r in of if not r.emergent}, reverse=True)
+    densities = densities or [d for d in ROUND if any(d / 3 < r.density < 3 * d for of in lines.values() for r in of)]
     axes.set_xticks([-math.log10(d) for d in densities], [f"{100 * (1 - d):g} %" for d in densities])
     axes.set_xlabel("sparsity (logarithmic in density)")
     axes.set_ylabel("test accuracy, last epoch (%)")

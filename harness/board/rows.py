@@ -24,6 +24,18 @@ class Row:
     n_active: tuple[int, ...]
     n_nonzero: tuple[int, ...]
     failures: tuple[str, ...] = ()
+    emergent: bool = False
+    """The density was not asked for: `density` is the mean of what came out."""
+
+    remarks: tuple[str, ...] = ()
+    """What a reader of the numbers must know."""
+
+    @property
+    def density_std(self) -> float | None:
+        """Spread of a density that came out; None where it was asked for, or with fewer than two seeds."""
+        if not self.emergent or len(self.n_active) < 2:
+            return None
+        return stdev(n / self.n_weights for n in self.n_active)
 
     @property
     def mean(self) -> float | None:
@@ -56,11 +68,22 @@ def rows_from_results(results: Iterable[dict[str, Any]]) -> list[Row]:
                 n_weights=done[0]["n_weights"] if done else 0,
                 n_active=tuple(r["n_active"] for r in done),
                 n_nonzero=tuple(r["n_nonzero"] for r in done),
+                emergent=any(r.get("emergent") for r in done),
+                remarks=remarks_on(done),
                 failures=tuple(f"seed {r['seed']} {r['status']}: {r.get('reason', '')}" for r in runs if r not in done),
             )
         )
     rows.sort(key=lambda row: (row.data, row.model, -row.density, -(row.mean or 0)))
     return rows
+
+
+def remarks_on(runs: list[dict[str, Any]]) -> tuple[str, ...]:
+    reset = [str(r["seed"]) for r in runs if r.get("reset_in_last_two_epochs")]
+    if not reset:
+        return ()
+    return (
+        f"a dying layer was reset within the last two epochs of seeds {', '.join(reset)}: density is of the moment",
+    )
 
 
 def as_report(results: list[dict[str, Any]], command: str | None) -> dict[str, Any]:
@@ -79,5 +102,6 @@ def as_plain(row: Row) -> dict[str, Any]:
         "data": row.data, "model": row.model, "method": row.method, "density": row.density, "n": len(row.seeds),
         "mean": row.mean, "std": row.std, "accuracies": list(row.accuracies), "seeds": list(row.seeds),
         "n_weights": row.n_weights, "n_active": list(row.n_active), "n_nonzero": list(row.n_nonzero),
+        "emergent": row.emergent, "density_std": row.density_std, "remarks": list(row.remarks),
         "fingerprint": row.fingerprint, "failures": list(row.failures),
     }  # fmt: skip

@@ -20,6 +20,15 @@ def span(values: tuple[int, ...]) -> str:
     return f"{low:,}" if low == high else f"{low:,}-{high:,}"
 
 
+def shown_density(row: Row) -> tuple[str, str]:
+    """Sparsity in % and density; with their spread where density came out."""
+    if not row.emergent:
+        return f"{100 * (1 - row.density):g}", f"{row.density:g}"
+    spread = row.density_std
+    sparsity, density = f"{100 * (1 - row.density):.2f}", f"{row.density:.4f}"
+    return (sparsity, density) if spread is None else (f"{sparsity} ± {100 * spread:.2f}", f"{density} ± {spread:.4f}")
+
+
 def show_table(rows: list[Row], console: Console) -> None:
     """One table per data set and model, densities apart; failures below, in words."""
     for (data, model), group in groupby(rows, key=lambda r: (r.data, r.model)):
@@ -38,7 +47,7 @@ def show_table(rows: list[Row], console: Console) -> None:
             spread = f" ± {percent(row.std)}" if row.std is not None else ""
             n = f"{len(row.seeds)}" + (f" (+{len(row.failures)} failed)" if row.failures else "")
             table.add_row(
-                f"{100 * (1 - row.density):g}", f"{row.density:g}", row.method, f"{percent(row.mean)}{spread}",
+                *shown_density(row), row.method, f"{percent(row.mean)}{spread}",
                 n, span(row.n_active), span(row.n_nonzero),
             )  # fmt: skip
         console.print(table)
@@ -48,5 +57,7 @@ def show_table(rows: list[Row], console: Console) -> None:
             style="dim",
         )
         for row in of:
+            for remark in row.remarks:
+                console.print(f"{row.method} at density {row.density:.4g}: {remark}", style="yellow")
             for failure in row.failures:
                 console.print(f"failed: {row.method} at density {row.density:g}, {failure}", style="red")

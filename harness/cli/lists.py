@@ -28,7 +28,9 @@ def methods(as_json: Json = False) -> None:
     for name in registry.METHODS:
         method = registry.load("method", name, registry.METHODS)
         options = {
-            k: f.default for k, f in method.Options.model_fields.items() if k not in ("name", "label", "density")
+            k: f.get_default(call_default_factory=True)
+            for k, f in method.Options.model_fields.items()
+            if k not in ("name", "label", "density", "keep_dense")
         }
         plain = {k: v.model_dump() if hasattr(v, "model_dump") else v for k, v in options.items()}
         row: dict[str, Any] = {"name": name, "family": method.family, "source": method.source}

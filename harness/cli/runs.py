@@ -172,6 +172,55 @@ def _show(
 
 
 @app.command()
+def match(
+    recipe: Annotated[str, typer.Argument(help="A recipe whose density comes out, e.g. mnist_lenet300_dst.")],
+    density: Annotated[float, typer.Option(help="The density that should come out, e.g. 0.02.")],
+    low: Annotated[float, typer.Option(help="Smallest value to try.")],
+    high: Annotated[float, typer.Option(help="Largest value to try.")],
+    key: Annotated[str, typer.Option(help="The option to move, a positive number.")] = "method.alpha",
+    runs: Annotated[int, typer.Option(help="Full runs at most.", min=2)] = 10,
+    tolerance: Annotated[float, typer.Option(help="Relative distance from the density that will do.")] = 0.05,
+    settings: Set = None,
+    seed: Seed = 0,
+    out: Out = None,
+    data_root: DataRoot = None,
+    tracking: Tracking = None,
+    device: Device = None,
+) -> None:
+    """Search for the option that makes a density come out. Every try is a full run, as short ones mislead."""
+    from harness.config import cells_of, load_recipe
+    from harness.config.recipes import out_root
+    from harness.track.record import make_writable
+    from harness.tune.match import Tried, match_density
+
+    if not 0 < low < high:
+        raise HarnessError(f"the search is between two positive values, got --low {low:g} and --high {high:g}")
+    found, root, console = load_recipe(recipe), make_writable(out_root(out)), console_for(False)
+    export_data_root(data_root)
+
+    def measure(value: float) -> float:
+        patch = patch_of([*(settings or []), f"{key}={value!r}"], data_root, tracking, device, None, None, None)
+        (cell,) = cells_of(found, patch, [seed])
+        console.print(f"[bold]{key} = {value:.4g}")
+        return float(_train_here(cell, root, console)["density"])
+
+    console.print(f"a search: up to {runs} full runs of {recipe}, seed {seed}, for density {density:g}")
+    tried: list[Tried] = []
+    for attempt in match_density(measure, density, low, high, runs, tolerance):
+        tried.append(attempt)
+        console.print(f"{key} = {attempt.value:.4g} left density {attempt.density:.4g}")
+    best = min(tried, key=lambda t: abs(t.density / density - 1))
+    near = "within" if abs(best.density / density - 1) <= tolerance else "not within"
+    console.print(
+        f"after {len(tried)} full runs: {key}={best.value:.6g} leaves {best.density:.4g}, {near} "
+        f"{100 * tolerance:g} % of {density:g}; found on seed {seed}, so judge it on others",
+        soft_wrap=True,
+    )
+    if near == "not within":
+        raise typer.Exit(3)
+
+
+@app.command()
 def schedule(
     recipe: Annotated[str, typer.Argument(help="A name of `harness recipes`, or a .yaml file.")],
     settings: Set = None,
@@ -180,10 +229,11 @@ def schedule(
 ) -> None:
     """Draw density, DyReLU's beta and the learning rate of a run over time, without training."""
     from harness.config import cells_of, load_recipe
+    from harness.config.schema import label_of
     from harness.train.preview import draw_preview, preview
 
     export_data_root(data_root)
     cell = cells_of(load_recipe(recipe), patch_of(settings, data_root, None, None, None, None, None))[0]
     method = cell.config.method
-    draw_preview(preview(cell.config), f"{recipe}: {method.name} at density {method.density:g}", picture)
+    draw_preview(preview(cell.config), f"{recipe}: {label_of(method)}", picture)
     print(picture)

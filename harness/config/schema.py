@@ -218,6 +218,11 @@ def model_label(config: RunConfig) -> str:
     return f"{config.model.name}-w{width}" if width else config.model.name
 
 
+def label_of(method: MethodOptions) -> str:
+    """Name and density, but for methods of which no density is asked."""
+    return shown_name(method) + (f" d={method.density:g}" if method.density < 1 else "")
+
+
 def shown_name(method: MethodOptions) -> str:
     return method.label or method.name
 

@@ -20,7 +20,7 @@ class InputShape:
 def fixed_width(config: ModelConfig) -> None:
     """For networks whose widths are part of their name."""
     if config.width is not None:
-        raise HarnessError(f"model.width: the widths of {config.name} are fixed, got {config.width}: leave it out")
+        raise HarnessError(f"model.width: {config.name} has fixed widths, got {config.width}: leave it out, or null")
 
 
 class ChannelReLU(nn.ReLU):

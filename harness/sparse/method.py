@@ -137,9 +137,13 @@ class Method:
         """Whether the network after `step` has its final density and architecture (only then it may be the best)."""
         return True
 
+    def schedules(self, step: int) -> dict[str, float]:
+        """Numbers of the method's own that follow from the step alone."""
+        return {}
+
     def gauges(self, step: int) -> dict[str, float]:
         """Method-specific numbers for the record of an evaluation."""
-        return {}
+        return self.schedules(step)
 
     def outcome(self) -> dict[str, Any]:
         """Method-specific facts for the result of a finished run."""

@@ -34,7 +34,7 @@ def preview(config: RunConfig) -> list[Moment]:
             epoch=step / clock.steps_per_epoch,
             learning_rate=rate.at(method.schedule_step(step - 1)),
             n_active=method.total_at(step),
-            beta=method.gauges(step).get("dyrelu_beta", 0.0),
+            beta=method.schedules(step).get("dyrelu_beta", 0.0),
             update=method.update_due(step),
         )
         for step in range(1, clock.total_steps + 1)
@@ -42,25 +42,33 @@ def preview(config: RunConfig) -> list[Moment]:
 
 
 def draw_preview(moments: list[Moment], title: str, path: Path) -> None:
-    """Active weights, beta and learning rate, one under the other; topology updates as ticks."""
+    """Active weights, beta where there is one, and learning rate, one under the other; topology updates as ticks."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
     epochs = [m.epoch for m in moments]
-    figure, rows = plt.subplots(3, 1, sharex=True, figsize=(7, 5.5), layout="constrained")
-    rows[0].step(epochs, [m.n_active for m in moments], where="post", color="#c1272d")
-    updates = [m for m in moments if m.update]
-    rows[0].plot([m.epoch for m in updates], [m.n_active for m in updates], "|", color="black", label="topology update")
+    has_beta = any(m.beta for m in moments)
+    n_rows = 3 if has_beta else 2
+    figure, rows = plt.subplots(n_rows, 1, sharex=True, figsize=(7, 1.4 + 1.4 * n_rows), layout="constrained")
+    if all(m.n_active is None for m in moments):
+        rows[0].text(0.5, 0.5, "comes out of training", ha="center", transform=rows[0].transAxes)
+        rows[0].set_yticks([])
+    else:
+        rows[0].step(epochs, [m.n_active for m in moments], where="post", color="#c1272d")
+        updates = [m for m in moments if m.update]
+        ticks = [m.n_active for m in updates]
+        rows[0].plot([m.epoch for m in updates], ticks, "|", color="black", label="topology update")
+        rows[0].set_ylim(bottom=0)
+        rows[0].legend(frameon=False, fontsize=8)
     rows[0].set_ylabel("active weights")
-    rows[0].set_ylim(bottom=0)
-    rows[0].legend(frameon=False, fontsize=8)
-    rows[1].step(epochs, [m.beta for m in moments], where="post", color="#0071bc")
-    rows[1].set_ylabel("DyReLU's beta")
-    rows[2].plot(epochs, [m.learning_rate for m in moments], color="#2a9d4a")
-    rows[2].set_ylabel("learning rate")
-    rows[2].set_xlabel("epoch")
+    if has_beta:
+        rows[1].step(epochs, [m.beta for m in moments], where="post", color="#0071bc")
+        rows[1].set_ylabel("DyReLU's beta")
+    rows[-1].plot(epochs, [m.learning_rate for m in moments], color="#2a9d4a")
+    rows[-1].set_ylabel("learning rate")
+    rows[-1].set_xlabel("epoch")
     rows[0].set_title(title, fontsize=11)
     for axes in rows:
         axes.grid(alpha=0.3)

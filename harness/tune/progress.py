@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from harness.config import Cell
-from harness.config.schema import shown_name
+from harness.config.schema import label_of
 from harness.track.record import read_events, read_result
 
 
@@ -69,7 +69,7 @@ class ProgressView:
             if part == 1:
                 self._finished.add(cell.run_id)
             elif part > 0:
-                running.append(f"{shown_name(cell.config.method)} d={cell.config.method.density:g} {part:.0%}")
+                running.append(f"{label_of(cell.config.method)} {part:.0%}")
         share /= len(self.cells)
         now = time.monotonic()
         if share > 0 and self._began is None:

@@ -67,3 +67,20 @@ def test_the_curve_is_drawn(tmp_path: Path) -> None:
         assert image.size[0] > 600
     text = svg.read_text()
     assert "<svg" in text
+
+
+def test_a_density_that_came_out_is_averaged_over_seeds_and_shown_with_its_spread(tmp_path: Path) -> None:
+    runs = [
+        result("dst", density, seed, 0.98, fingerprint="dst", emergent=True, reset_in_last_two_epochs=seed == 1)
+        for seed, density in enumerate((0.02, 0.04))
+    ]
+    (row,) = rows_from_results(runs)
+    assert row.emergent
+    assert row.density == pytest.approx(0.03)
+    assert row.density_std == pytest.approx(0.0141421, abs=1e-6)
+    console = Console(record=True, width=140, file=StringIO())
+    show_table([row], console)
+    text = console.export_text()
+    assert "97.00 ± 1.41" in text
+    assert "a dying layer was reset within the last two epochs of seeds 1" in text
+    assert all(path.stat().st_size > 1000 for path in draw_curve([row], tmp_path / "curve"))

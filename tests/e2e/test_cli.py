@@ -11,7 +11,16 @@ from pathlib import Path
 
 import pytest
 
-SMALL = ["train", "digits_r34", "--set", "model.name=lenet_300_100", "--set", "schedule.epochs=2"]
+SMALL = [
+    "train",
+    "digits_r34",
+    "--set",
+    "model.name=lenet_300_100",
+    "--set",
+    "model.width=null",
+    "--set",
+    "schedule.epochs=2",
+]
 
 
 def harness(*words: str, env: dict[str, str] | None = None, timeout: float = 200) -> subprocess.CompletedProcess[str]:

@@ -18,7 +18,8 @@ def test_the_worked_example_trains(tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     (command,) = re.findall(r"```\n(harness train .*?)\n```", text)
     (tmp_path / "noisy_rigl.py").write_text(code)
-    shorter = ["--set", "schedule.epochs=2", "--set", "method.interval=5", "--set", "model.name=lenet_300_100"]
+    shorter = ["--set", "schedule.epochs=2", "--set", "method.interval=5", "--set", "model.name=lenet_300_100",
+               "--set", "model.width=null"]  # fmt: skip
     words = [*shlex.split(command)[1:], *shorter, "--out", str(tmp_path / "runs"), "--tracking", "none", "--json"]
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
     found = subprocess.run([sys.executable, "-m", "harness", *words], capture_output=True, text=True, env=env)

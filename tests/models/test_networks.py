@@ -54,7 +54,7 @@ def test_vgg_starts_with_scales_of_a_half() -> None:
 
 
 def test_fixed_networks_refuse_a_width() -> None:
-    with pytest.raises(HarnessError, match="the widths of vgg16 are fixed, got 32"):
+    with pytest.raises(HarnessError, match="vgg16 has fixed widths, got 32"):
         vgg16(ModelConfig(name="vgg16", width=32), CIFAR)
 
 
