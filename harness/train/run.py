@@ -137,9 +137,12 @@ def finish(job: Job, progress: Progress) -> dict[str, Any]:
     state = job.engine.state()
     last = progress.last
     n_active = sum(layer.n_active for layer in counts)
+    uncounted = count_uncounted(job.engine.model)
+    exempt = uncounted["n_exempt_weights"]
     result = {
         **describe(job),
         **({"density": n_active / job.method.n_weights} if job.method.emergent else {}),
+        "density_with_exempt": (n_active + exempt) / (job.method.n_weights + exempt),
         "status": "done",
         "steps": progress.step,
         "epochs": round(job.clock.epochs, 4),
@@ -148,7 +151,7 @@ def finish(job: Job, progress: Progress) -> dict[str, Any]:
         "inference_macs": job.ledger.inference_macs,
         "train_flops": job.ledger.train_flops,
         "used_connections": job.ledger.geometry.used_connections(job.ledger.n_active),
-        **count_uncounted(job.engine.model),
+        **uncounted,
         "test_accuracy_last": score.accuracy,
         "test_accuracy_best": progress.test_at_best if progress.best_step else None,
         "best_step": progress.best_step or None,

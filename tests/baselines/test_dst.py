@@ -161,3 +161,23 @@ def test_density_comes_out_and_is_reported(tmp_path: Path) -> None:
 def test_a_density_cannot_be_asked_for() -> None:
     with pytest.raises(HarnessError, match=r"density"):
         build_config({**SMALL, "method": {"name": "dst", "density": 0.1}}, "test")
+
+
+def test_both_denominators_where_a_layer_is_left_out(tmp_path: Path) -> None:
+    """The authors leave the LSTM's classifier dense and out of their count; ours of all weights stands beside it."""
+    method = {"name": "dst", "alpha": 0.01, "keep_dense": ["classifier"]}
+    config = build_config({**SMALL, "method": method, "model": {"name": "lstm", "width": 16}}, "test")
+    result = list(execute(config, 1, tmp_path))[-1]
+    assert [layer["name"] for layer in result["layers"]] == [
+        f"cell{c}.{on}.{gate}" for c in (1, 2) for on in ("on_input", "on_state") for gate in "ifgo"
+    ]
+    n_masked = 4 * 16 * (8 + 16) + 4 * 16 * (16 + 16)
+    assert (result["n_weights"], result["n_exempt_weights"], result["n_method_parameters"]) == (n_masked, 160, 16 * 16)
+    assert result["density"] == result["n_active"] / n_masked
+    assert result["density_with_exempt"] == (result["n_active"] + 160) / (n_masked + 160)
+    assert result["inference_macs"] == 8 * result["n_active"] + 160  # eight rows, then the classifier once
+
+
+def test_a_layer_that_is_not_there_cannot_be_left_out(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match="no layer 'head'; the maskable layers: fc1, fc2, classifier"):
+        job_of(tmp_path, method={"name": "dst", "keep_dense": ["head"]})
