@@ -7,6 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from harness.config.schema import RunConfig
 from harness.sparse.masks import LearnedMask, WeightView
 from harness.sparse.method import EmergentMethod, EmergentOptions
 
@@ -82,6 +83,13 @@ class DST(EmergentMethod):
     options: DSTOptions
     family: ClassVar[str] = "learned thresholds"
     source: ClassVar[str] = "Liu et al. 2020"
+
+    @classmethod
+    def remarks(cls, config: RunConfig) -> list[str]:
+        assert isinstance(config.method, DSTOptions)
+        if config.method.alpha and (config.optimizer.weight_decay == 0 or not config.method.wd_on_t):
+            return ["no weight decay on thresholds: they never settle, so density depends on the length of training"]
+        return []
 
     def views(self) -> dict[str, WeightView]:
         return {name: Threshold(shape[0], len(shape), self.options.wd_on_t) for name, shape in self.shapes.items()}

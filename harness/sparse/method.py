@@ -133,6 +133,11 @@ class Method:
     def check(cls, config: RunConfig) -> None:
         """Raise HarnessError, with the reason, for settings elsewhere that would silently turn this method off."""
 
+    @classmethod
+    def remarks(cls, config: RunConfig) -> list[str]:
+        """What settings elsewhere make of this method, for the reader of its numbers."""
+        return []
+
     def is_final(self, step: int) -> bool:
         """Whether the network after `step` has its final density and architecture (only then it may be the best)."""
         return True

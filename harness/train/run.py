@@ -125,6 +125,7 @@ def describe(job: Job) -> dict[str, Any]:
         "engine": config.engine.name + (f"-zero{config.engine.zero_stage}" if config.engine.zero_stage else ""),
         "workers": engine.ranks.world_size,
         "precision": config.engine.precision,
+        "remarks": job.method.remarks(config),
         "versions": versions(),
         "git_commit": git_commit(),
     }

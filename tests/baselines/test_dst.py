@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from baselines.dst import Threshold
+from baselines.dst import DST, Threshold
 from harness.config import build_config
 from harness.errors import HarnessError
 from harness.train.job import Job, build_job
@@ -148,12 +148,22 @@ def test_weight_decay_acts_on_thresholds_unless_told_otherwise(tmp_path: Path) -
             assert mine == (0.01 if wd_on_t else 0.0)
 
 
+def test_no_decay_on_thresholds_is_remarked_upon(tmp_path: Path) -> None:
+    said = "they never settle, so density depends on the length of training"
+    for wd, wd_on_t, expected in ((0.0, True, True), (1e-4, False, True), (1e-4, True, False)):
+        config = build_config(
+            {**SMALL, "method": {"name": "dst", "wd_on_t": wd_on_t}, "optimizer": {"weight_decay": wd}}, "test"
+        )
+        assert (said in " ".join(DST.remarks(config))) == expected
+
+
 def test_density_comes_out_and_is_reported(tmp_path: Path) -> None:
     result = list(execute(build_config({**SMALL, "method": {"name": "dst", "alpha": 0.01}}, "test"), 1, tmp_path))[-1]
     kept = sum(layer["n_active"] for layer in result["layers"])
     assert 0 < kept < result["n_weights"]
     assert result["density"] == kept / result["n_weights"]
     assert result["emergent"]
+    assert "no weight decay on thresholds" in result["remarks"][0]
     dense = 6 * result["steps"] * result["n_weights"]
     assert 2 * dense / 6 < result["train_flops"] / 64 < dense
 

@@ -48,6 +48,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "cyclic": {"n_cycles": 1, "cycle_epochs": 2, "interval": 2, "multiplier": 2},
     },
     "dst": {"name": "dst", "alpha": 1.0},  # so large that layers die and are reset within the 16 steps
+    "dst_adam": {"name": "dst", "alpha": 1.0},
     "str": {"name": "str", "s_init": -3.0},
     "dns": {"name": "dns", "c_rate": 0.5, "begin": 0.25, "end": 1.0, "gamma": 0.01},
     "topkast": {"name": "topkast", "density": 0.2, "backward_density": 0.4, "interval": 4},
@@ -57,8 +58,18 @@ METHODS: dict[str, dict[str, Any]] = {
     "acdc": {"name": "acdc", "density": 0.2, "sparse_from": [0.25, 0.75], "dense_from": [0.5]},
     "imp": {"name": "imp", "density": 0.64, "rewind": 0.5},
 }
-N_UPDATES = {"dense": 0, "static": 0, "dst": 0, "str": 0, "east": 7, "dns": 12, "acdc": 3, "imp": 2}  # 4 else
-HIDDEN = ("dense", "dst", "str", "dns", "topkast", "gmp_recover")
+N_UPDATES = {
+    "dense": 0,
+    "static": 0,
+    "dst": 0,
+    "dst_adam": 0,
+    "str": 0,
+    "east": 7,
+    "dns": 12,
+    "acdc": 3,
+    "imp": 2,
+}  # 4 else
+HIDDEN = ("dense", "dst", "dst_adam", "str", "dns", "topkast", "gmp_recover")
 """Methods without a mask outside which stored weights are zero."""
 
 
@@ -104,7 +115,7 @@ def config_for(comparison: Comparison, method: str, engine: dict[str, Any]) -> d
         "model": comparison.model,
         "data": {"name": "digits", "batch_size": 240},  # five steps an epoch, the last of them smaller
         "method": comparison.methods[method],
-        "optimizer": {"lr": comparison.lr, **clip},
+        "optimizer": {"name": "adam", "lr": 0.01, **clip} if method.endswith("adam") else {"lr": comparison.lr, **clip},
         # lottery tickets train in rounds: one of 8 steps, and two from step 4 of it on
         "schedule": {"steps": comparison.steps // 2 if method == "imp" else comparison.steps},
         "engine": {"device": "cpu", **engine},
@@ -127,7 +138,8 @@ def run(comparison: Comparison, method: str, engine: dict[str, Any]) -> dict[str
                 break
     check_counts(job.engine.model, job.method, step)
     state = job.engine.state()
-    outside = {"": 0.0, "optimizer.momentum.": 0.0}
+    slot = next(iter(job.engine.optimizer.slots))
+    outside = {"": 0.0, f"optimizer.{slot}.": 0.0}
     for prefix in outside:
         for name, mask in current_masks(job.engine).items():
             stored = state[f"{prefix}{name}.parametrizations.weight.original"]
@@ -148,7 +160,7 @@ def run(comparison: Comparison, method: str, engine: dict[str, Any]) -> dict[str
         "digests": digests,
         "norms": norms,
         "weights_outside": outside[""],
-        "momentum_outside": outside["optimizer.momentum."],
+        "momentum_outside": outside[f"optimizer.{slot}."],
     }
 
 
