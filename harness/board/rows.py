@@ -78,12 +78,13 @@ def rows_from_results(results: Iterable[dict[str, Any]]) -> list[Row]:
 
 
 def remarks_on(runs: list[dict[str, Any]]) -> tuple[str, ...]:
+    said = list(dict.fromkeys(remark for r in runs for remark in r.get("remarks", [])))
     reset = [str(r["seed"]) for r in runs if r.get("reset_in_last_two_epochs")]
-    if not reset:
-        return ()
-    return (
-        f"a dying layer was reset within the last two epochs of seeds {', '.join(reset)}: density is of the moment",
-    )
+    if reset:
+        said.append(
+            f"a dying layer was reset within the last two epochs of seeds {', '.join(reset)}: density is passing"
+        )
+    return tuple(said)
 
 
 def as_report(results: list[dict[str, Any]], command: str | None) -> dict[str, Any]:

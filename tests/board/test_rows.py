@@ -71,7 +71,16 @@ def test_the_curve_is_drawn(tmp_path: Path) -> None:
 
 def test_a_density_that_came_out_is_averaged_over_seeds_and_shown_with_its_spread(tmp_path: Path) -> None:
     runs = [
-        result("dst", density, seed, 0.98, fingerprint="dst", emergent=True, reset_in_last_two_epochs=seed == 1)
+        result(
+            "dst",
+            density,
+            seed,
+            0.98,
+            fingerprint="dst",
+            emergent=True,
+            reset_in_last_two_epochs=seed == 1,
+            remarks=["thresholds never settle"],
+        )
         for seed, density in enumerate((0.02, 0.04))
     ]
     (row,) = rows_from_results(runs)
@@ -82,5 +91,6 @@ def test_a_density_that_came_out_is_averaged_over_seeds_and_shown_with_its_sprea
     show_table([row], console)
     text = console.export_text()
     assert "97.00 ± 1.41" in text
+    assert text.count("thresholds never settle") == 1
     assert "a dying layer was reset within the last two epochs of seeds 1" in text
     assert all(path.stat().st_size > 1000 for path in draw_curve([row], tmp_path / "curve"))
