@@ -7,6 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from harness.errors import HarnessError
 from harness.sparse.masks import HiddenWeight, WeightView
 from harness.sparse.method import EmergentMethod, EmergentOptions, Masks
 from harness.sparse.noise import keyed_generator
@@ -52,7 +53,7 @@ class DNS(EmergentMethod):
     def views(self) -> dict[str, WeightView]:
         unknown = set(self.options.c_rates) - set(self.shapes)
         if unknown:
-            raise KeyError(f"method.c_rates: no layer {sorted(unknown)}; the layers: {sorted(self.shapes)}")
+            raise HarnessError(f"method.c_rates: no layer {sorted(unknown)}; the layers: {', '.join(self.shapes)}")
         return {layer: Surgery(torch.ones(shape, dtype=torch.bool)) for layer, shape in self.shapes.items()}
 
     def trained_at(self, step: int) -> dict[str, int]:

@@ -135,6 +135,25 @@ def test_resets_can_be_turned_off_for_the_end(tmp_path: Path) -> None:
         assert int(view.resets) == expected
 
 
+def test_thresholds_and_masks_are_fp32_under_bf16(tmp_path: Path) -> None:
+    """At t = .05 a step of 5e-7 is lost in bf16; it must not be here."""
+    job = job_of(tmp_path, engine={"device": "cpu", "precision": "bf16"}, method={"name": "dst", "alpha": 0.0})
+    view, theta = job.engine.view("fc1"), job.engine.stored("fc1")
+    assert isinstance(view, Threshold)
+    with torch.no_grad():
+        view.threshold.fill_(0.05)
+        theta.fill_(0.05 + 4e-7)
+    assert view.threshold.dtype == torch.float32
+    with job.engine.autocast():
+        assert view(theta).dtype == torch.float32
+        assert int(view.n_kept) == theta.numel()
+    with torch.no_grad():
+        view.threshold.add_(5e-7)
+    with job.engine.autocast():
+        view(theta)
+    assert int(view.n_kept) == 0
+
+
 def test_weight_decay_acts_on_thresholds_unless_told_otherwise(tmp_path: Path) -> None:
     for decay in ("all", "weights"):
         for wd_on_t in (True, False):

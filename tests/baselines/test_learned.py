@@ -131,6 +131,11 @@ def test_dns_trains_pruned_weights_and_keeps_their_momentum() -> None:
     assert engine.read_gradient(parameter).tolist() == [[2.0, 3.0]]
 
 
+def test_dns_knows_its_layers() -> None:
+    with pytest.raises(HarnessError, match=r"method.c_rates: no layer \['fc9'\]; the layers: 0"):
+        one_layer(DNS, DNSOptions(c_rates={"fc9": 1.0}), torch.ones(1, 2))
+
+
 def test_dns_changes_masks_ever_less_often() -> None:
     _, method = one_layer(DNS, DNSOptions(gamma=0.01, begin=0.0, end=1.0), torch.ones(1, 2))
     due = [method.update_due(step) for step in range(1, 1_001)]
