@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from harness.config.schema import MethodOptions
+from harness.sparse.method import Masks
 from harness.sparse.pruning import MagnitudePruning, PruningOptions
 
 
@@ -45,20 +46,19 @@ class IMP(MagnitudePruning):
     def rewind_step(self) -> int:
         return round(self.options.rewind * self.clock.schedule_steps)
 
-    def round_of(self, step: int) -> int:
-        """The round of the step after `step` steps, 0 the first; a pruning belongs to the round it starts."""
-        whole = self.clock.schedule_steps
-        return 0 if step < whole else 1 + (step - whole) // (whole - self.rewind_step)
+    @property
+    def later_steps(self) -> int:
+        """Steps of every round but the first."""
+        return self.clock.schedule_steps - self.rewind_step
 
     def schedule_step(self, step: int) -> int:
-        whole = self.clock.schedule_steps
-        if step < whole:
-            return step
-        return self.rewind_step + (step - whole) % (whole - self.rewind_step)
+        first = self.clock.schedule_steps
+        return step if step < first else self.rewind_step + (step - first) % self.later_steps
 
     def total_at(self, step: int) -> int:
-        last = n_prunings(self.options.density, self.options.fraction)
-        done = min(self.round_of(step), last)
+        """Of the round that step `step` belongs to; at its end what it trained is still whole."""
+        first, last = self.clock.schedule_steps, n_prunings(self.options.density, self.options.fraction)
+        done = 0 if step <= first else 1 + (step - first - 1) // self.later_steps
         n = self.n_weights
         for _ in range(done):
             n -= math.ceil(self.options.fraction * n)
@@ -68,10 +68,14 @@ class IMP(MagnitudePruning):
         return (self.n_weights - self.total_at(step)) / max(1, self.n_weights - self.target)
 
     def update_due(self, step: int) -> bool:
-        return 0 < step < self.clock.total_steps and self.round_of(step) != self.round_of(step - 1)
+        return False
 
     def saves_at(self, step: int) -> bool:
-        return step == self.rewind_step and self.round_of(step) == 0
+        return step == self.rewind_step
 
-    def rewinds_at(self, step: int) -> bool:
-        return self.update_due(step)
+    def starts_round(self, step: int) -> bool:
+        first = self.clock.schedule_steps
+        return first <= step < self.clock.total_steps and (step - first) % self.later_steps == 0
+
+    def new_masks(self, step: int) -> Masks:
+        return super().new_masks(step + 1)

@@ -125,8 +125,9 @@ class Method:
         """Whether the network after `step` steps is kept, to be returned to."""
         return False
 
-    def rewinds_at(self, step: int) -> bool:
-        """Whether, at the topology update of `step`, weights go back to the saved ones and optimizer state to zero."""
+    def starts_round(self, step: int) -> bool:
+        """Whether, before the step after `step` steps, weights go back to the saved ones under `new_masks(step)`, and
+        optimizer state to zero."""
         return False
 
     @classmethod

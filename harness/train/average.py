@@ -12,6 +12,10 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model, self.decay = model, decay
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew from the weights as they are."""
         self.average = {name: p.detach().clone() for name, p in self._trained()}
 
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:

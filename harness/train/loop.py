@@ -102,6 +102,22 @@ def adapt(job: Job, step: int) -> None:
     if step > 0 and job.method.adapts_at(step) and job.method.adapt(job.engine.model, step):
         job.engine.rebuild(job.engine.state())
         job.ledger.geometry = measure(job.engine.model, job.loader.inputs.channels, job.loader.inputs.size)
+    if job.method.starts_round(step):
+        start_round(job, step)
+
+
+@torch.no_grad()
+def start_round(job: Job, step: int) -> None:
+    """The network of the next round: earlier weights under masks of the trained ones. What was trained is evaluated."""
+    engine, masks = job.engine, job.method.new_masks(step)
+    engine.load(job.saved)
+    for layer, mask in masks.items():
+        engine.set_mask(layer, mask)
+    engine.reset_momentum()
+    if job.average is not None:
+        job.average.restart()
+    job.ledger.n_active = {c.name: c.n_active for c in check_counts(engine.model, job.method, step + 1)}
+    check_agreement(engine, step)
 
 
 def take_step(job: Job, step: int, batch: Batch) -> Tensor:
@@ -147,12 +163,9 @@ def take_step(job: Job, step: int, batch: Batch) -> Tensor:
 def update_topology(job: Job, step: int) -> None:
     """New masks from the method, applied and checked: exact counts, and the same on every rank."""
     engine = job.engine
-    masks = job.method.new_masks(step)
-    if job.method.rewinds_at(step):
-        engine.load(job.saved)
-    for layer, mask in masks.items():
+    for layer, mask in job.method.new_masks(step).items():
         engine.set_mask(layer, mask)
-    if job.method.resets_momentum(step) or job.method.rewinds_at(step):
+    if job.method.resets_momentum(step):
         engine.reset_momentum()
     engine.drop_gradients()
     job.ledger.n_active = {c.name: c.n_active for c in check_counts(engine.model, job.method, step)}

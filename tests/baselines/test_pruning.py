@@ -18,7 +18,7 @@ from harness.errors import HarnessError
 from harness.sparse.pruning import top_k_over_layers
 from harness.sparse.schedules import Clock
 from harness.train.job import build_job
-from harness.train.loop import take_step
+from harness.train.loop import adapt, take_step
 from harness.train.run import execute
 from tests.baselines.layers import one_layer
 
@@ -130,10 +130,12 @@ def test_imp_prunes_exactly_a_fifth_per_round(density: float, totals: list[int])
     assert length == 50 * len(totals)
     method = IMP(options, Clock(total_steps=length, steps_per_epoch=10, schedule_steps=50), seed=0)
     method.bind(1_000, SHAPES)
-    assert [method.total_at(50 * r) for r in range(len(totals))] == totals
-    assert [step for step in range(length + 1) if method.update_due(step)] == list(range(50, length, 50))
+    assert [method.total_at(50 * r + 1) for r in range(len(totals))] == totals
+    assert [method.total_at(50 * r + 50) for r in range(len(totals))] == totals, "what a round trained is still whole"
+    assert [step for step in range(length + 1) if method.starts_round(step)] == list(range(50, length, 50))
     assert [method.schedule_step(step) for step in (0, 49, 50, 99, 100)] == [0, 49, 0, 49, 0]
-    assert not method.is_final(length - 51)
+    assert not method.is_final(length - 50)
+    assert method.is_final(length - 49)
     assert method.is_final(length)
 
 
@@ -148,7 +150,7 @@ def test_imp_rewinding_to_a_later_step_shortens_the_rounds() -> None:
     method = IMP(options, Clock(total_steps=130, steps_per_epoch=10, schedule_steps=50), seed=0)
     method.bind(1_000, SHAPES)
     assert [step for step in range(131) if method.saves_at(step)] == [10]
-    assert [step for step in range(131) if method.rewinds_at(step)] == [50, 90]
+    assert [step for step in range(131) if method.starts_round(step)] == [50, 90]
     assert [method.schedule_step(step) for step in (9, 49, 50, 89, 90)] == [9, 49, 10, 49, 10]
 
 
@@ -156,20 +158,23 @@ def test_imp_rewinds_weights_and_optimizer_and_its_masks_only_shrink(tmp_path: P
     config = build_config({**SMALL, "method": {"name": "imp", "density": 0.64}, "schedule": {"epochs": 2}}, "test")
     job = build_job(config, 1, tmp_path)
     first = {name: value.clone() for name, value in job.engine.state().items()}
-    job.saved = first
     masks, step = [job.engine.mask("fc1").clone()], 0
     while step < job.clock.total_steps:
         for batch in job.loader.train(job.clock.epoch(step)):
-            step += 1
-            take_step(job, step, batch)
-            if job.method.update_due(step):
+            trained = job.engine.stored("fc1").detach().clone()
+            adapt(job, step)
+            if job.method.starts_round(step):
                 mask = job.engine.mask("fc1").clone()
                 assert not (mask & ~masks[-1]).any()
+                # within the layer, what stays is larger than what goes
+                went = masks[-1] & ~mask
+                assert trained.abs()[mask].min() >= trained.abs()[went].max()
                 masks.append(mask)
-                weight = job.engine.stored("fc1").detach()
-                assert torch.equal(weight, first["fc1.parametrizations.weight.original"] * mask)
-                assert torch.equal(job.engine.model.get_parameter("fc1.bias").detach(), first["fc1.bias"])
+                assert torch.equal(job.engine.stored("fc1"), first["fc1.parametrizations.weight.original"] * mask)
+                assert torch.equal(job.engine.model.get_parameter("fc1.bias"), first["fc1.bias"])
                 assert not job.engine.read_slot(job.engine.stored("fc1"), "momentum").any()
+            step += 1
+            take_step(job, step, batch)
             if step == job.clock.total_steps:
                 break
     assert len(masks) == 3
@@ -177,7 +182,13 @@ def test_imp_rewinds_weights_and_optimizer_and_its_masks_only_shrink(tmp_path: P
 
 def test_imp_reports_all_its_rounds(tmp_path: Path) -> None:
     config = build_config({**SMALL, "method": {"name": "imp", "density": 0.5}, "schedule": {"epochs": 1}}, "test")
-    result = list(execute(config, 1, tmp_path))[-1]
+    *evaluations, result = list(execute(config, 1, tmp_path))
+    # each evaluation is of what a round trained, at the number of weights it trained with
+    n = [result["n_weights"]]
+    for _ in range(3):
+        n.append(n[-1] - -(-n[-1] // 5))
+    assert [e["n_active"] for e in evaluations] == [*n, result["n_active"]]
+    assert all(e["val_accuracy"] > 0.3 for e in evaluations)
     assert result["steps"] == 5 * 5
     assert result["epochs"] == 5
     assert result["n_active"] == round(0.5 * result["n_weights"])

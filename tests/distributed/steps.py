@@ -67,7 +67,7 @@ N_UPDATES = {
     "east": 7,
     "dns": 12,
     "acdc": 3,
-    "imp": 2,
+    "imp": 0,
 }  # 4 else
 HIDDEN = ("dense", "dst", "dst_adam", "str", "dns", "topkast", "gmp_recover")
 """Methods without a mask outside which stored weights are zero."""
