@@ -38,7 +38,9 @@ def draw_curve(rows: list[Row], stem: Path) -> list[Path]:
         spread = [100 * (r.std or 0) for r in points]
         # the spread of a density that came out, to both sides of its logarithm
         across = [0.434 * (r.density_std or 0) / r.density for r in points]
-        axes.errorbar(x, y, spread, across, marker=marker, capsize=3, label=name, color=COLOURS.get(name))
+        axes.errorbar(
+            x, y, spread, across if any(across) else None, marker=marker, capsize=3, label=name, color=COLOURS.get(name)
+        )
     densities = sorted({r.density for of in lines.values() for r in of if not r.emergent}, reverse=True)
     densities = densities or [d for d in ROUND if any(d / 3 < r.density < 3 * d for of in lines.values() for r in of)]
     axes.set_xticks([-math.log10(d) for d in densities], [f"{100 * (1 - d):g} %" for d in densities])
