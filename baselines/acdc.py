@@ -39,7 +39,10 @@ class ACDC(MagnitudePruning):
     options: ACDCOptions
     family: ClassVar[str] = "dense to sparse"
     source: ClassVar[str] = "Peste et al. 2021"
-    monotone: ClassVar[bool] = False
+
+    @property
+    def monotone(self) -> bool:
+        return False
 
     @property
     def switches(self) -> list[int]:

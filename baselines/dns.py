@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
 import torch
@@ -55,9 +54,6 @@ class DNS(EmergentMethod):
         if unknown:
             raise HarnessError(f"method.c_rates: no layer {sorted(unknown)}; the layers: {', '.join(self.shapes)}")
         return {layer: Surgery(torch.ones(shape, dtype=torch.bool)) for layer, shape in self.shapes.items()}
-
-    def trained_at(self, step: int) -> dict[str, int]:
-        return {layer: math.prod(shape) for layer, shape in self.shapes.items()}
 
     def update_due(self, step: int) -> bool:
         first, last = (round(f * self.clock.total_steps) for f in (self.options.begin, self.options.end))

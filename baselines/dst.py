@@ -98,9 +98,6 @@ class DST(EmergentMethod):
         views = {layer: self.tensors.view(layer) for layer in self.shapes}
         return {layer: view for layer, view in views.items() if isinstance(view, Threshold)}
 
-    def trained_at(self, step: int) -> dict[str, int]:
-        return {layer: math.prod(shape) for layer, shape in self.shapes.items()}
-
     def extra_loss(self) -> Tensor:
         penalties = [torch.exp(-view.threshold).sum() for view in self.thresholds().values()]
         return self.options.alpha * torch.stack(penalties).sum()
@@ -119,9 +116,8 @@ class DST(EmergentMethod):
 
     @torch.no_grad()
     def gauges(self, step: int) -> dict[str, float]:
-        out = {}
+        out = super().gauges(step)
         for layer, view in self.thresholds().items():
-            out[f"density/{layer}"] = float(view.kept(self.tensors.stored(layer)).double().mean())
             out[f"threshold/{layer}"] = float(view.threshold.mean())
             out[f"resets/{layer}"] = float(view.resets)
         return out

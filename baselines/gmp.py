@@ -63,5 +63,5 @@ class GMP(MagnitudePruning):
         return {layer: HiddenWeight(mask, trains_all=False) for layer, mask in masks.items()}
 
     @property
-    def monotone(self) -> bool:  # type: ignore[override]
+    def monotone(self) -> bool:
         return not self.options.recover

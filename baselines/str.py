@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar
 
 import torch
@@ -57,14 +56,10 @@ class STR(EmergentMethod):
         views = {layer: self.tensors.view(layer) for layer in self.shapes}
         return {layer: view for layer, view in views.items() if isinstance(view, SoftThreshold)}
 
-    def trained_at(self, step: int) -> dict[str, int]:
-        return {layer: math.prod(shape) for layer, shape in self.shapes.items()}
-
     @torch.no_grad()
     def gauges(self, step: int) -> dict[str, float]:
-        out = {}
+        out = super().gauges(step)
         for layer, view in self.thresholds().items():
-            out[f"density/{layer}"] = float(view.kept(self.tensors.stored(layer)).double().mean())
             out[f"threshold/{layer}"] = float(torch.sigmoid(view.s))
         return out
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
@@ -87,14 +87,24 @@ def remarks_on(runs: list[dict[str, Any]]) -> tuple[str, ...]:
     return tuple(said)
 
 
-def as_report(results: list[dict[str, Any]], command: str | None) -> dict[str, Any]:
-    """Rows with what is needed to judge and repeat them: the command, devices, versions and commits."""
+def as_report(
+    results: list[dict[str, Any]], command: str | None, events_of: Callable[[str], Iterable[dict[str, Any]]]
+) -> dict[str, Any]:
+    """Rows with what is needed to judge and repeat them: the command, devices, versions and commits.
+
+    events_of: a run's record by its id, for the course of densities that came out.
+    """
+    course = {
+        r["run_id"]: [[e["step"], e["density"]] for e in events_of(r["run_id"]) if e["event"] == "evaluation"]
+        for r in results if r.get("emergent")
+    }  # fmt: skip
     return {
         "command": command,
         "devices": sorted({r["device"] for r in results if "device" in r}),
         "versions": [dict(v) for v in sorted({tuple(r["versions"].items()) for r in results if "versions" in r})],
         "git_commits": sorted({str(r["git_commit"]) for r in results if "git_commit" in r}),
         "rows": [as_plain(row) for row in rows_from_results(results)],
+        **({"density_over_time": course} if course else {}),
     }
 
 

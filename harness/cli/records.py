@@ -27,7 +27,7 @@ def board(
     from harness.board.rows import as_plain, as_report, rows_from_results
     from harness.board.table import show_table
     from harness.config.recipes import out_root
-    from harness.track.record import all_results, write_whole
+    from harness.track.record import all_results, read_events, write_whole
 
     root = out_root(out)
     if tracking:
@@ -40,7 +40,8 @@ def board(
         raise HarnessError(f"no results in {tracking or root}: run `harness bench demo` first, or give --out DIR")
     rows = rows_from_results(results)
     if save is not None:
-        write_whole(save, json.dumps(as_report(results, made_by), indent=1) + "\n")
+        report = as_report(results, made_by, lambda run_id: read_events(root / run_id))
+        write_whole(save, json.dumps(report, indent=1) + "\n")
     if as_json:
         print(json.dumps([as_plain(r) for r in rows], indent=1))
         return

@@ -6,6 +6,7 @@ or optimizer state; the engine does, the same way for every method and on every 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -200,6 +201,13 @@ class EmergentMethod(Method):
 
     def budgets_at(self, step: int) -> None:
         return None
+
+    def trained_at(self, step: int) -> dict[str, int]:
+        """Weights that take no part are trained too."""
+        return {layer: math.prod(shape) for layer, shape in self.shapes.items()}
+
+    def gauges(self, step: int) -> dict[str, float]:
+        return {f"density/{layer}": float(self.tensors.mask(layer).double().mean()) for layer in self.shapes}
 
 
 class SparseOptions(MethodOptions):

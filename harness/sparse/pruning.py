@@ -36,8 +36,6 @@ class MagnitudePruning(Method, ABC):
     Options: ClassVar[type[MethodOptions]] = PruningOptions
     options: PruningOptions
     takes_density: ClassVar[bool] = True
-    monotone: ClassVar[bool] = True
-    """What is pruned stays pruned."""
 
     def bind(self, n_weights: int, shapes: Shapes) -> None:
         self.n_weights, self.shapes = n_weights, shapes
@@ -47,6 +45,11 @@ class MagnitudePruning(Method, ABC):
             self.layer_targets = None
         else:
             self.layer_targets = layer_budgets(shapes, self.target, distribution)
+
+    @property
+    def monotone(self) -> bool:
+        """Whether what is pruned stays pruned."""
+        return True
 
     @abstractmethod
     def pruned_share(self, step: int) -> float:

@@ -109,11 +109,19 @@ def test_a_label_is_no_part_of_identity() -> None:
     assert fingerprint(labelled) == fingerprint(build_config(plain, "a"))
 
 
-def test_the_arms_of_the_ablation_are_different_runs_with_one_backbone() -> None:
-    cells = [c for c in cells_of(load_recipe("digits_r34_ablation")) if c.seed == 0]
+@pytest.mark.parametrize(
+    ("suite", "interval"), [("digits_r34_ablation", 38), ("mnist_r34_ablation", 50), ("cifar10_r34_ablation", 4000)]
+)
+def test_the_arms_of_the_ablation_are_different_runs_with_one_backbone(suite: str, interval: int) -> None:
+    cells = [c for c in cells_of(load_recipe(suite)) if c.seed == 0]
     assert len({c.config.method.label for c in cells}) == 9
     assert len({c.run_id for c in cells}) == 18
-    assert {c.config.method.model_dump()["interval"] for c in cells} == {38}
+    assert {c.config.method.model_dump()["interval"] for c in cells} == {interval}
+
+
+def test_ablation_and_table_share_what_they_have_in_common() -> None:
+    table, ablation = ({c.run_id for c in cells_of(load_recipe(f"cifar10_r34_{n}"))} for n in ("table", "ablation"))
+    assert len(table & ablation) == 2 * 2 * 3  # EAST and RigL at two densities, three seeds
 
 
 def test_a_config_survives_its_own_yaml() -> None:
