@@ -9,7 +9,7 @@ import sys
 
 from harness.cli import main
 
-USES_RAY = ("train", "bench")
+USES_RAY = ("train", "bench", "tune")
 
 
 def arguments(words: list[str]) -> list[str]:

@@ -30,6 +30,9 @@ class Row:
     remarks: tuple[str, ...] = ()
     """What a reader of the numbers must know."""
 
+    tuning: dict[str, Any] | None = None
+    """The search behind the configuration: its study, trials and cost. None where nothing was searched."""
+
     @property
     def density_std(self) -> float | None:
         """Spread of a density that came out; None where it was asked for, or with fewer than two seeds."""
@@ -51,6 +54,8 @@ def rows_from_results(results: Iterable[dict[str, Any]]) -> list[Row]:
     """Sorted by data set, model, falling density and falling accuracy; a failed run is kept as a failure of its row."""
     groups: dict[tuple[str, str, str, str], list[dict[str, Any]]] = defaultdict(list)
     for r in results:
+        if r["status"] == "pruned" or (r["status"] == "done" and r["test_accuracy_last"] is None):
+            continue  # a search's: it saw no test image, and ranks nowhere
         groups[(r["data"], r["model"], r["method"], r["fingerprint"])].append(r)
     rows = []
     for (data, model, method, fingerprint), runs in groups.items():
@@ -70,6 +75,7 @@ def rows_from_results(results: Iterable[dict[str, Any]]) -> list[Row]:
                 n_nonzero=tuple(r["n_nonzero"] for r in done),
                 emergent=any(r.get("emergent") for r in done),
                 remarks=remarks_on(done),
+                tuning=next((r["tuning"] for r in done if r.get("tuning")), None),
                 failures=tuple(f"seed {r['seed']} {r['status']}: {r.get('reason', '')}" for r in runs if r not in done),
             )
         )
@@ -80,6 +86,9 @@ def rows_from_results(results: Iterable[dict[str, Any]]) -> list[Row]:
 def remarks_on(runs: list[dict[str, Any]]) -> tuple[str, ...]:
     said = list(dict.fromkeys(remark for r in runs for remark in r.get("remarks", [])))
     reset = [str(r["seed"]) for r in runs if r.get("reset_in_last_two_epochs")]
+    for tuning in {r["tuning"]["study"]: r["tuning"] for r in runs if r.get("tuning")}.values():
+        hours = tuning["train_seconds"] / 3600
+        said.append(f"tuned: {tuning['trials']} trials of the study {tuning['study']}, {hours:.2f} hours of training")
     if reset:
         said.append(
             f"a dying layer was reset within the last two epochs of seeds {', '.join(reset)}: density is passing"
@@ -113,6 +122,6 @@ def as_plain(row: Row) -> dict[str, Any]:
         "data": row.data, "model": row.model, "method": row.method, "density": row.density, "n": len(row.seeds),
         "mean": row.mean, "std": row.std, "accuracies": list(row.accuracies), "seeds": list(row.seeds),
         "n_weights": row.n_weights, "n_active": list(row.n_active), "n_nonzero": list(row.n_nonzero),
-        "emergent": row.emergent, "density_std": row.density_std, "remarks": list(row.remarks),
+        "emergent": row.emergent, "density_std": row.density_std, "remarks": list(row.remarks), "tuning": row.tuning,
         "fingerprint": row.fingerprint, "failures": list(row.failures),
     }  # fmt: skip

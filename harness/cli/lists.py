@@ -16,7 +16,7 @@ def recipes(as_json: Json = False) -> None:
 
     found = [load_recipe(name) for name in shipped_recipes()]
     rows = [{"name": r.name, "kind": "suite" if r.axes else "recipe", "description": r.description} for r in found]
-    _list(rows, as_json)
+    show_list(rows, as_json)
 
 
 @app.command()
@@ -36,7 +36,7 @@ def methods(as_json: Json = False) -> None:
         row: dict[str, Any] = {"name": name, "family": method.family, "source": method.source}
         row["options"] = plain if as_json else ", ".join(plain)
         rows.append(row)
-    _list(rows, as_json)
+    show_list(rows, as_json)
 
 
 @app.command()
@@ -44,7 +44,7 @@ def models(as_json: Json = False) -> None:
     """List the models."""
     from harness.config import registry
 
-    _list([{"name": name, "where": path} for name, path in registry.MODELS.items()], as_json)
+    show_list([{"name": name, "where": path} for name, path in registry.MODELS.items()], as_json)
 
 
 @app.command()
@@ -56,10 +56,10 @@ def data(as_json: Json = False) -> None:
     for name in registry.DATA:
         reader = registry.load("data set", name, registry.DATA)
         rows.append({"name": name, "description": " ".join((reader.__doc__ or "").split())})
-    _list(rows, as_json)
+    show_list(rows, as_json)
 
 
-def _list(rows: list[dict[str, Any]], as_json: bool) -> None:
+def show_list(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows, indent=1))
         return

@@ -27,6 +27,7 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda or auto.")]
 Workers = Annotated[int | None, typer.Option(help="Ranks per run; more than one trains under Ray Train.")]
 EngineName = Annotated[str | None, typer.Option("--engine", help="torch or deepspeed.")]
 ZeroStage = Annotated[int | None, typer.Option(help="0, 1 or 2, with --engine deepspeed.")]
+GpuShare = Annotated[float, typer.Option("--gpu-share", help="Part of a GPU per run of one worker: 0.25 runs four on each.", min=0.01, max=1.0)]  # fmt: skip  # noqa: E501
 Address = Annotated[str, typer.Option(help="Ray: local, auto, or an address.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 

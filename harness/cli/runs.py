@@ -14,6 +14,7 @@ from harness.cli.options import (
     DataRoot,
     Device,
     EngineName,
+    GpuShare,
     Json,
     Out,
     Seed,
@@ -117,6 +118,7 @@ def bench(
     workers: Workers = None,
     engine: EngineName = None,
     zero_stage: ZeroStage = None,
+    gpu_share: GpuShare = 1.0,
     address: Address = "local",
     as_json: Json = False,
 ) -> None:
@@ -133,17 +135,19 @@ def bench(
     export_data_root(data_root)
     console = console_for(as_json)
     console.print(f"{found.name}: {len(cells)} runs into {root}")
-    results = _bench(cells, root, address, console)
+    results = _bench(cells, root, address, console, gpu_share)
     _show(cells, results, root, console, as_json, stem=root / "board" / found.name)
 
 
-def _bench(cells: list[Cell], out: Path, address: str, console: Console) -> list[dict[str, Any]]:
+def _bench(
+    cells: list[Cell], out: Path, address: str, console: Console, gpu_share: float = 1.0
+) -> list[dict[str, Any]]:
     from harness.track.record import all_results
     from harness.tune.bench import run_cells
 
     mirror = mirror_for(cells[0], out, [out / cell.run_id for cell in cells])
     try:
-        return run_cells(cells, out, address, console)
+        return run_cells(cells, out, address, console, gpu_share)
     finally:
         if mirror is not None:
             mirror.close(all_results(out))

@@ -15,6 +15,7 @@ NOT_IDENTITY: dict[str, set[str] | None] = {
     "method": {"label"},
     "evaluation": {"checkpoint_seconds", "batch_size"},
     "tracking": None,
+    "tuning": None,
 }
 
 

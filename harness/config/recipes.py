@@ -64,21 +64,29 @@ def load_recipe(name: str) -> Recipe:
     try:
         parsed = Axes(**axes) if axes is not None else None
     except ValidationError as error:
-        raise HarnessError(_explain(error, f"{name}: axes", Axes)) from None
+        raise HarnessError(explain(error, f"{name}: axes", Axes)) from None
     return Recipe(path.stem, description, merged, parsed)
 
 
 def _find(name: str) -> Path:
-    known = shipped_recipes()
-    short = name.removeprefix("suites/").removeprefix("recipes/")
-    if short in known:
-        return known[short]
+    return find_file(name, shipped_recipes(), "recipe", ("suites/", "recipes/"))
+
+
+def find_file(name: str, shipped: dict[str, Path], kind: str, folders: tuple[str, ...]) -> Path:
+    """A shipped file by its name, with or without the folder it seems to be in, or a file by its path."""
+    short = name
+    for folder in folders:
+        short = short.removeprefix(folder)
+    if short in shipped:
+        return shipped[short]
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
-            raise HarnessError(f"no recipe file at {path}")
+            raise HarnessError(f"no {kind} file at {path}")
         return path
-    raise HarnessError(f"unknown recipe '{name}'; {registry.nearest(short, known)} (or give the path of a .yaml file)")
+    raise HarnessError(
+        f"unknown {kind} '{name}'; {registry.nearest(short, shipped)} (or give the path of a .yaml file)"
+    )
 
 
 def _read_merged(path: Path, trail: tuple[Path, ...]) -> dict[str, Any]:
@@ -147,12 +155,12 @@ def build_config(plain: dict[str, Any], where: str) -> RunConfig:
     try:  # the method's options first: inside RunConfig their faults would lose the path of their key
         plain = {**plain, "method": options(**method)}
     except ValidationError as error:
-        faults.append(_explain(error, where, options, ("method",)))
+        faults.append(explain(error, where, options, ("method",)))
         plain = {k: v for k, v in plain.items() if k != "method"}
     try:
         config = RunConfig(**plain)
     except ValidationError as error:
-        faults.append(_explain(error, where, RunConfig))
+        faults.append(explain(error, where, RunConfig))
     if faults:
         raise HarnessError("\n".join(faults))
     return config
@@ -189,7 +197,8 @@ def cells_of(
     return list(cells.values())
 
 
-def _explain(error: ValidationError, where: str, schema: type[BaseModel], prefix: tuple[str, ...] = ()) -> str:
+def explain(error: ValidationError, where: str, schema: type[BaseModel], prefix: tuple[str, ...] = ()) -> str:
+    """One line per fault, with the path of its key and, for a key that is not known, the nearest that is."""
     lines = []
     for fault in error.errors():
         path = [str(part) for part in fault["loc"]]
@@ -209,11 +218,12 @@ def _explain(error: ValidationError, where: str, schema: type[BaseModel], prefix
 
 
 def _fields_at(schema: type[BaseModel], path: list[str]) -> list[str]:
-    """The valid names inside the section at `path`; an optional section counts as the section."""
+    """The valid names inside the section at `path`; an optional or repeated section counts as the section."""
     for part in path:
-        annotation: Any = schema.model_fields[part].annotation
-        parts = [annotation, *getattr(annotation, "__args__", ())]
-        schema = next(a for a in parts if isinstance(a, type) and issubclass(a, BaseModel))
+        if part in schema.model_fields:  # else it is an index or a key
+            annotation: Any = schema.model_fields[part].annotation
+            parts = [annotation, *getattr(annotation, "__args__", ())]
+            schema = next(a for a in parts if isinstance(a, type) and issubclass(a, BaseModel))
     return list(schema.model_fields)
 
 

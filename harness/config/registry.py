@@ -46,6 +46,14 @@ DATA: dict[str, str] = {
     "imagefolder": "harness.data.folder:index_folder",
 }
 
+SPACES: dict[str, str] = {
+    "float": "harness.config.space:FloatSpace",
+    "int": "harness.config.space:IntSpace",
+    "choice": "harness.config.space:ChoiceSpace",
+    "cycles": "east.spaces:CycleSpace",
+    "phase": "east.spaces:PhaseSpace",
+}
+
 
 def nearest(name: str, known: Mapping[str, Any] | list[str]) -> str:
     """'; did you mean X?' where something close is known, else the list of what is."""

@@ -200,12 +200,26 @@ class EvaluationConfig(Section):
     checkpoint_seconds: float = Field(20.0, ge=0)
     """Save at the first evaluation after this many seconds. Not part of a run's identity."""
 
+    test: bool = True
+    """Whether the test set is evaluated. Searches never do."""
+
 
 class TrackingConfig(Section):
     uri: str | None = None
     """MLflow tracking URI; by default a SQLite file in --out. 'none' keeps records only."""
 
     experiment: str = "sparsity-harness"
+
+
+class TuningConfig(Section):
+    """The search a configuration comes from: what a reader of its numbers must know. Not part of a run's identity."""
+
+    study: str
+    trials: int = Field(ge=0)
+    train_seconds: float = Field(ge=0)
+    """Training time of all trials and confirmations together, summed over runs."""
+
+    train_flops: float = Field(0.0, ge=0)
 
 
 WIDTHS = {"resnet18": 64, "resnet34": 64, "resnet50": 64, "lstm": 128}
@@ -238,6 +252,7 @@ class RunConfig(Section):
     engine: EngineConfig = EngineConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()
+    tuning: TuningConfig | None = None
 
     @field_validator("method", mode="before")
     @classmethod

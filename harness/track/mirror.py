@@ -25,6 +25,8 @@ from harness.track.record import RESULT, read_events, read_result
 RUN_TAG = "harness.run_id"
 KIND_TAG = "harness.kind"
 CURVE_TAG = "harness.curve"
+STUDY_TAG = "harness.study"
+ENDED_AS = {"done": "FINISHED", "pruned": "KILLED"}
 ARTIFACTS = ("config.yaml", RESULT, "masks.safetensors")
 NOT_METRICS = {"event", "time", "step", "total_steps"}
 FINAL_METRICS = (
@@ -42,8 +44,10 @@ def default_uri(out: Path) -> str:
 class Mirror:
     """Brings the tracking server to what the records say. One thread at a time may use it."""
 
-    def __init__(self, uri: str, experiment: str, out: Path) -> None:
-        self.uri, self.experiment, self.out = uri, experiment, out
+    def __init__(self, uri: str, experiment: str, out: Path, study: str | None = None) -> None:
+        """study: the search whose trials the runs are; they become children of a run of that name."""
+        self.uri, self.experiment, self.out, self.study = uri, experiment, out, study
+        self.study_id = ""
         self._client: Any = None
         self.experiment_id = ""
         self._known: dict[str, tuple[str, int]] = {}
@@ -73,6 +77,35 @@ class Mirror:
         else:
             self.experiment_id = found.experiment_id
         self._client = client
+        if self.study is not None:
+            self.study_id = self._study_run(self.study)
+
+    def _study_run(self, study: str) -> str:
+        held = self._search(f"tags.`{STUDY_TAG}` = '{study}' and tags.`{KIND_TAG}` = 'study'")
+        if held:
+            return str(held[0].info.run_id)
+        tags = {STUDY_TAG: study, KIND_TAG: "study"}
+        return str(self._client.create_run(self.experiment_id, int(time.time() * 1000), tags, study).info.run_id)
+
+    def finish_study(self, summary: dict[str, Any], artifacts: Iterable[Path]) -> None:
+        """The outcome of a search on its parent run; writing it again changes nothing but the time."""
+        from mlflow.entities import Metric, RunTag
+
+        self.connect()
+        at = int(time.time() * 1000)
+        numbers = {k: summary[k] for k in ("n_trials", "wall_seconds", "train_seconds", "train_flops", "gpu_hours")}
+        numbers |= {f"trials_{state}": n for state, n in summary["states"].items()}
+        best = next((c for c in summary["confirmed"] if c["number"] == summary["best"] and c["mean"] is not None), None)
+        if best is not None:
+            numbers |= {"best_searched": best["searched"], "best_fresh_seeds": best["mean"]}
+        tags = {"best_trial": str(summary["best"]), "mlflow.note.content": summary["description"]}
+        self._client.log_batch(
+            self.study_id, metrics=[Metric(k, float(v), at, summary["n_trials"]) for k, v in numbers.items()],
+            tags=[RunTag(k, v) for k, v in tags.items()],
+        )  # fmt: skip
+        for path in artifacts:
+            self._client.log_artifact(self.study_id, str(path))
+        self._client.set_terminated(self.study_id, "FINISHED", at)
 
     def sync(self, run_dir: Path) -> None:
         """Everything the record of a run holds and the tracking server does not."""
@@ -95,18 +128,21 @@ class Mirror:
     def _find_or_create(self, run_dir: Path, start: dict[str, Any]) -> tuple[str, int]:
         if run_dir.name in self._known:
             return self._known[run_dir.name]
-        found = self._search(f"tags.`{RUN_TAG}` = '{run_dir.name}'")
+        identity = f"{self.study}/{run_dir.name}" if self.study else run_dir.name
+        found = self._search(f"tags.`{RUN_TAG}` = '{identity}'")
         if found:
             mark = int(found[0].data.metrics.get("progress_step", 0))
             self._known[run_dir.name] = (found[0].info.run_id, mark)
             if found[0].info.status == "RUNNING":
                 return self._known[run_dir.name]
-            if found[0].data.tags.get("harness.status") == "done":
+            if found[0].data.tags.get("harness.status") in ENDED_AS:
                 self._finished.add(run_dir.name)
             return self._known[run_dir.name]
         from mlflow.entities import Param
 
-        tags = {RUN_TAG: run_dir.name, KIND_TAG: "run"}
+        tags = {RUN_TAG: identity, KIND_TAG: "run"}
+        if self.study is not None:
+            tags |= {KIND_TAG: "trial", STUDY_TAG: self.study, "mlflow.parentRunId": self.study_id}
         tags |= {k: str(start.get(k)) for k in ("method", "model", "data", "density", "seed", "device", "git_commit")}
         name = f"{start['method']} d={start['density']:g} seed {start['seed']}"
         run = self._client.create_run(self.experiment_id, int(start["time"] * 1000), tags, name)
@@ -144,7 +180,7 @@ class Mirror:
             if (run_dir / name).exists():
                 self._client.log_artifact(tracking_id, str(run_dir / name))
         self._client.log_batch(tracking_id, metrics=metrics, tags=[RunTag("harness.status", result["status"])])
-        self._client.set_terminated(tracking_id, "FINISHED" if result["status"] == "done" else "FAILED", at)
+        self._client.set_terminated(tracking_id, ENDED_AS.get(result["status"], "FAILED"), at)
 
     def sync_curves(self, results: Iterable[dict[str, Any]]) -> None:
         """One run per data set, model and method whose `accuracy` at step round(10,000 x sparsity) draws its curve.
@@ -204,8 +240,9 @@ class BackgroundMirror:
     PERIOD_S = 2.0
     BACKOFF_S = 15.0
 
-    def __init__(self, uri: str, experiment: str, out: Path, run_dirs: list[Path]) -> None:
-        self.mirror = Mirror(uri, experiment, out)
+    def __init__(self, uri: str, experiment: str, out: Path, run_dirs: list[Path], study: str | None = None) -> None:
+        """run_dirs: may grow while it is followed."""
+        self.mirror = Mirror(uri, experiment, out, study)
         self.run_dirs = run_dirs
         self.failure: str | None = None
         self._stop = threading.Event()
@@ -218,7 +255,7 @@ class BackgroundMirror:
 
     def _pass(self) -> bool:
         try:
-            for run_dir in self.run_dirs:
+            for run_dir in list(self.run_dirs):
                 self.mirror.sync(run_dir)
         except Exception as error:  # whatever a client of a server that is away may raise
             if self.failure is None:
@@ -232,6 +269,14 @@ class BackgroundMirror:
             return False
         self.failure = None
         return True
+
+    def close_study(self, summary: dict[str, Any], artifacts: Iterable[Path]) -> bool:
+        """After `close`: what the search whose trials these are came to."""
+        try:
+            self.mirror.finish_study(summary, artifacts)
+        except Exception as error:
+            self.failure = f"{type(error).__name__}: {error}"
+        return self.failure is None
 
     def close(self, results: Iterable[dict[str, Any]] = ()) -> bool:
         """Send the rest; returns whether the server holds everything."""

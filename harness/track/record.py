@@ -13,6 +13,8 @@ from harness.errors import HarnessError
 
 RECORD = "record.jsonl"
 RESULT = "result.json"
+STOP_NOTE = ".stop"
+"""A file of this name in a run's folder asks the run to save and leave."""
 
 
 class Record:
@@ -69,6 +71,20 @@ def write_whole(path: Path, text: str) -> None:
 
 def write_result(run_dir: Path, result: dict[str, Any]) -> None:
     write_whole(run_dir / RESULT, json.dumps(result, indent=1) + "\n")
+
+
+def end_early(run_dir: Path, status: str, reason: str) -> None:
+    """Close the record of a run that nobody trains any more; one without a result gets one."""
+    events = list(read_events(run_dir))
+    if not events:
+        return
+    step = max((e["step"] for e in events if e["event"] == "evaluation"), default=0)
+    if events[-1]["event"] != "end":
+        Record(run_dir).append("end", step=step, status=status, reason=reason)
+    if read_result(run_dir) is not None:
+        return
+    start = {k: v for k, v in events[0].items() if k not in ("event", "time", "total_steps")}
+    write_result(run_dir, {**start, "status": status, "reason": reason, "steps": step})
 
 
 def read_result(run_dir: Path) -> dict[str, Any] | None:

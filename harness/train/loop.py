@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from harness.errors import Diverged, Interrupted
 from harness.sparse.ledger import measure
 from harness.sparse.noise import key_of
 from harness.sparse.selection import ScoreNotANumber
+from harness.track.record import STOP_NOTE
 from harness.train.checkpoint import save_checkpoint
 from harness.train.checks import check_agreement, check_counts
 from harness.train.evaluate import Score, evaluate
@@ -47,19 +49,34 @@ SAVED = "saved."
 
 
 class StopRequest:
-    """Whether SIGTERM or SIGINT asked this process to save and leave."""
+    """Whether SIGTERM, SIGINT or a note in the run's folder asked this run to save and leave."""
+
+    LOOK_EVERY_S = 0.5
 
     def __init__(self) -> None:
-        self.asked = False
+        self._signalled = False
+        self._note_path: Path | None = None
+        self._looked_at = 0.0
+
+    def watch(self, run_dir: Path) -> None:
+        self._note_path = run_dir / STOP_NOTE
+
+    @property
+    def asked(self) -> bool:
+        now = time.monotonic()
+        if not self._signalled and self._note_path is not None and now - self._looked_at > self.LOOK_EVERY_S:
+            self._looked_at = now
+            self._signalled = self._note_path.exists()
+        return self._signalled
 
     def listen(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._ask)
 
     def _ask(self, number: int, frame: object) -> None:
-        if self.asked:
+        if self._signalled:
             raise KeyboardInterrupt
-        self.asked = True
+        self._signalled = True
 
 
 def train(job: Job, progress: Progress, stop: StopRequest) -> Iterator[dict[str, Any]]:
@@ -220,7 +237,8 @@ def report(job: Job, progress: Progress, meter: Meter) -> dict[str, Any]:
         validation = evaluate(engine, job.loader, "validation")
         if validation.accuracy > progress.best_validation and job.method.is_final(step):
             progress.best_validation, progress.best_step = validation.accuracy, step
-            progress.test_at_best = evaluate(engine, job.loader, "test").accuracy
+            if job.config.evaluation.test:
+                progress.test_at_best = evaluate(engine, job.loader, "test").accuracy
     n_active = sum(layer.n_active for layer in counts)
     event = {
         "step": step,

@@ -6,6 +6,7 @@ import fcntl
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -32,10 +33,13 @@ LOCK = ".lock"
 PACKAGES = ("sparsity-harness", "torch", "torchvision", "numpy", "deepspeed", "ray", "nvidia-dali-cuda130")
 
 
-def execute(config: RunConfig, seed: int, out: Path, stop: StopRequest | None = None) -> Iterator[dict[str, Any]]:
+def execute(
+    config: RunConfig, seed: int, out: Path, stop: StopRequest | None = None, patience_s: float = 0.0
+) -> Iterator[dict[str, Any]]:
     """Run or continue one run; yields its evaluations, and its result last.
 
-    A finished run yields its result at once. A failed one is run again. Files: out/<run id>/.
+    A finished run yields its result at once. A failed one is run again. Files: out/<run id>/. patience_s: how long to
+    wait for another process that is training it, e.g. one that is just being ended.
     """
     identity = run_id(config, seed)
     run_dir = out / identity
@@ -44,7 +48,9 @@ def execute(config: RunConfig, seed: int, out: Path, stop: StopRequest | None = 
         yield done
         return
     make_writable(run_dir)
-    with sole_owner(run_dir):
+    stop = stop or StopRequest()
+    stop.watch(run_dir)
+    with sole_owner(run_dir, patience_s):
         found = load_checkpoint(run_dir)
         progress = Progress(**found[1]["progress"]) if found else Progress()
         job = build_job(config, seed, run_dir, progress.step)
@@ -58,7 +64,7 @@ def execute(config: RunConfig, seed: int, out: Path, stop: StopRequest | None = 
                 job.average.load(found[0])
         job.ledger.n_active = {c.name: c.n_active for c in check_counts(job.engine.model, job.method, progress.step)}
         try:
-            yield from train(job, progress, stop or StopRequest())
+            yield from train(job, progress, stop)
         except Diverged as error:
             if job.record is not None:
                 job.record.append("end", step=progress.step, status="diverged", reason=str(error))
@@ -70,20 +76,29 @@ def execute(config: RunConfig, seed: int, out: Path, stop: StopRequest | None = 
 
 
 @contextmanager
-def sole_owner(run_dir: Path) -> Iterator[None]:
+def sole_owner(run_dir: Path, patience_s: float = 0.0) -> Iterator[None]:
     """One process group at a time trains a run; the lock goes with the process, however it ends."""
     if int(os.environ.get("RANK", "0")) > 0:
         yield
         return
     with (run_dir / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise HarnessError(f"another process is training {run_dir.name}: wait for it, or stop it") from None
+        until = time.monotonic() + patience_s
+        while not locked(lock.fileno()):
+            if time.monotonic() > until:
+                raise HarnessError(f"another process is training {run_dir.name}: wait for it, or stop it")
+            time.sleep(0.2)
         try:
             yield
         finally:
             leave_nothing(run_dir)
+
+
+def locked(number: int) -> bool:
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def leave_nothing(run_dir: Path) -> None:
@@ -122,6 +137,8 @@ def describe(job: Job) -> dict[str, Any]:
         "n_skipped_images": job.loader.n_skipped,
         "steps_per_epoch": job.clock.steps_per_epoch,
         "device": device_name(engine.device),
+        "device_type": engine.device.type,
+        **({"tuning": config.tuning.model_dump()} if config.tuning else {}),
         "engine": config.engine.name + (f"-zero{config.engine.zero_stage}" if config.engine.zero_stage else ""),
         "workers": engine.ranks.world_size,
         "precision": config.engine.precision,
@@ -133,10 +150,10 @@ def describe(job: Job) -> dict[str, Any]:
 
 def finish(job: Job, progress: Progress) -> dict[str, Any]:
     """Final evaluation, artifacts, result; the checkpoint goes last."""
-    score = final_score(job)
+    test_accuracy = final_score(job).accuracy if job.config.evaluation.test else None
     counts = count_layers(job.engine.model)
     state = job.engine.state()
-    last = progress.last
+    last, config = progress.last, job.config
     n_active = sum(layer.n_active for layer in counts)
     uncounted = count_uncounted(job.engine.model)
     exempt = uncounted["n_exempt_weights"]
@@ -153,8 +170,8 @@ def finish(job: Job, progress: Progress) -> dict[str, Any]:
         "train_flops": job.ledger.train_flops,
         "used_connections": job.ledger.geometry.used_connections(job.ledger.n_active),
         **uncounted,
-        "test_accuracy_last": score.accuracy,
-        "test_accuracy_best": progress.test_at_best if progress.best_step else None,
+        "test_accuracy_last": test_accuracy,
+        "test_accuracy_best": progress.test_at_best if progress.best_step and config.evaluation.test else None,
         "best_step": progress.best_step or None,
         "val_accuracy_last": last["val_accuracy"],
         "val_accuracy_best": progress.best_validation if progress.best_step else None,
@@ -169,7 +186,7 @@ def finish(job: Job, progress: Progress) -> dict[str, Any]:
         weights = {k: v for k, v in state.items() if not k.startswith(OPTIMIZER)}
         save_tensors(job.run_dir / "masks.safetensors", masks, {"run_id": result["run_id"]})
         save_tensors(job.run_dir / "weights.safetensors", weights, {"run_id": result["run_id"]})
-        job.record.append("end", step=progress.step, status="done", test_accuracy_last=score.accuracy)
+        job.record.append("end", step=progress.step, status="done", test_accuracy_last=test_accuracy)
         write_result(job.run_dir, result)
         drop_checkpoint(job.run_dir)
     job.engine.ranks.barrier()

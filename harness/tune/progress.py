@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -28,25 +30,56 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """Where a set of runs stands. `share`: how much of it is done, 0 to 1."""
+
+    share: float
+    head: str
+    tail: str = ""
+
+
+class RunsLook:
+    """The cells of a suite."""
+
+    def __init__(self, cells: list[Cell], out: Path) -> None:
+        self.cells, self.out = cells, out
+        self._finished: set[str] = set()
+
+    def __call__(self) -> Glance:
+        share, running = 0.0, []
+        for cell in self.cells:
+            part = 1.0 if cell.run_id in self._finished else fraction_done(self.out / cell.run_id)
+            share += part
+            if part == 1:
+                self._finished.add(cell.run_id)
+            elif part > 0:
+                running.append(f"{label_of(cell.config.method)} {part:.0%}")
+        shown = f"  ({'; '.join(running[:3])})" if running else ""
+        return Glance(share / len(self.cells), f"{len(self._finished)}/{len(self.cells)} runs", shown)
+
+
 class ProgressView:
     """A bar on a terminal; elsewhere a line every quarter of a minute."""
 
     PERIOD_S = 1.0
     LINE_EVERY_S = 15.0
 
-    def __init__(self, cells: list[Cell], out: Path, console: Console) -> None:
-        self.cells, self.out, self.console = cells, out, console
-        self._finished: set[str] = set()
+    def __init__(self, look: Callable[[], Glance], console: Console) -> None:
+        self.look, self.console = look, console
         self._stop = threading.Event()
         self._began: float | None = None
         self._began_at = 0.0
         self._bar: Progress | None = None
-        if console.is_terminal:
-            self._bar = Progress(TextColumn("{task.description}"), BarColumn(), console=console)
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> ProgressView:
+        if self.console.is_terminal:
+            self._bar = Progress(TextColumn("{task.description}"), BarColumn(), console=self.console)
             self._task = self._bar.add_task("starting Ray", total=1.0)
             self._bar.start()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
+        return self
 
     def _watch(self) -> None:
         last_line = time.monotonic()
@@ -59,28 +92,15 @@ class ProgressView:
                 last_line = time.monotonic()
 
     def _look(self) -> tuple[float, str]:
-        share, running = 0.0, []
-        for cell in self.cells:
-            if cell.run_id in self._finished:
-                share += 1
-                continue
-            part = fraction_done(self.out / cell.run_id)
-            share += part
-            if part == 1:
-                self._finished.add(cell.run_id)
-            elif part > 0:
-                running.append(f"{label_of(cell.config.method)} {part:.0%}")
-        share /= len(self.cells)
-        now = time.monotonic()
-        if share > 0 and self._began is None:
-            self._began, self._began_at = now, share
+        seen, now = self.look(), time.monotonic()
+        if seen.share > 0 and self._began is None:
+            self._began, self._began_at = now, seen.share
         eta = "?"
-        if self._began is not None and share > self._began_at + 0.01:
-            eta = duration((now - self._began) / (share - self._began_at) * (1 - share))
-        text = f"{len(self._finished)}/{len(self.cells)} runs, {share:.0%}, ETA {eta}"
-        return share, text + (f"  ({'; '.join(running[:3])})" if running else "")
+        if self._began is not None and seen.share > self._began_at + 0.01:
+            eta = duration((now - self._began) / (seen.share - self._began_at) * (1 - seen.share))
+        return seen.share, f"{seen.head}, {seen.share:.0%}, ETA {eta}{seen.tail}"
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
         if self._bar is not None:

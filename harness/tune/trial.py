@@ -11,60 +11,66 @@ from ray import tune
 
 from harness.config import Cell, build_config
 from harness.config.schema import model_label, shown_name
-from harness.errors import HarnessError
+from harness.errors import HarnessError, Interrupted
 from harness.track.record import read_result, write_result
 
-REPORT_EVERY_S = 5.0
+PATIENCE_S = 60.0
+"""The processes of a driver that was killed live on for seconds."""
 
 
 class CellTrial(tune.Trainable):
-    """Trains a cell, in this process or in a Train worker group. A failure is a result, never an exception to Tune.
+    """Trains one cell or several, in this process or in Train worker groups. A failure is a result, never an exception
+    to Tune.
 
-    What the trial leaves is the run's own folder; Tune only schedules. The actor is reused for the next cell, so that
+    What the trial leaves is the runs' own folders; Tune only schedules. The actor is reused for the next trial, so that
     torch is imported once.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
         self._events: Iterator[dict[str, Any]] | None = None
-        cell = config["cell"]
-        self.cell = Cell(build_config(cell["config"], "cell"), cell["seed"])
-        self.out = Path(cell["out"])
-        self.gpu = bool(cell["gpu"])
+        trial = config["trial"]
+        self.cells = [Cell(build_config(c["config"], "cell"), c["seed"]) for c in trial["cells"]]
+        self.out = Path(trial["out"])
+        self.gpu = bool(trial["gpu"])
+        self.tick_s = float(trial["tick_s"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.setup(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        """Some seconds of training; Tune sees 'done' with the last."""
+        """Training up to an evaluation some seconds from now; Tune sees 'done' with the last."""
+        if self._events is None:
+            self._events = self._train()
+        until = time.monotonic() + self.tick_s
         try:
-            if self.cell.config.engine.workers > 1:
-                from harness.tune.workers import train_on_workers
-
-                train_on_workers(self.cell, self.out, self.gpu)
-                return {"status": self._status(), "done": True}
-            return self._train_some()
+            for event in self._events:
+                if time.monotonic() >= until:
+                    return {"status": "running", "step": event.get("step", 0), "done": False}
+            return {"status": self._status(), "done": True}
+        except Interrupted:
+            return {"status": "stopped", "done": True}
         except Exception as error:
             self._events = None
             record_failure(self.cell, self.out, error)
             return {"status": "failed", "done": True}
 
-    def _train_some(self) -> dict[str, Any]:
+    def _train(self) -> Iterator[dict[str, Any]]:
+        """The evaluations of every cell, or, where a group of workers trains, a beat every second."""
         from harness.train.run import execute
 
-        if self._events is None:
-            self._events = execute(self.cell.config, self.cell.seed, self.out)
-        until = time.monotonic() + REPORT_EVERY_S
-        for event in self._events:
-            if "status" in event:
-                return {"status": event["status"], "done": True}
-            if time.monotonic() > until:
-                return {"status": "running", "step": event["step"], "done": False}
-        return {"status": self._status(), "done": True}
+        for cell in self.cells:
+            self.cell = cell  # for what may go wrong
+            if self.cell.config.engine.workers > 1:
+                from harness.tune.workers import train_on_workers
+
+                yield from train_on_workers(self.cell, self.out, self.gpu)
+            else:
+                yield from execute(self.cell.config, self.cell.seed, self.out, patience_s=PATIENCE_S)
 
     def _status(self) -> str:
-        result = read_result(self.out / self.cell.run_id)
-        return str(result["status"]) if result else "lost"
+        results = [read_result(self.out / cell.run_id) for cell in self.cells]
+        return next((str(r["status"]) if r else "lost" for r in results if r is None or r["status"] != "done"), "done")
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: the run's own checkpoint is the only one."""

@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 from harness.config import Cell, build_config
+from harness.errors import Interrupted
+from harness.track.record import STOP_NOTE
+
+BEAT_S = 1.0
 
 
-def train_on_workers(cell: Cell, out: Path, gpu: bool) -> None:
-    """Returns when the run is done; raises what the workers raised."""
+def train_on_workers(cell: Cell, out: Path, gpu: bool) -> Iterator[dict[str, Any]]:
+    """Yields every second while the group trains; ends when the run is done, or raises what the workers raised."""
+    with ThreadPoolExecutor(1) as pool:
+        group = pool.submit(_train, cell, out, gpu)
+        while not wait([group], BEAT_S).done:
+            yield {}
+        try:
+            group.result()
+        except Exception:
+            if (out / cell.run_id / STOP_NOTE).exists():
+                raise Interrupted("stopped on request") from None
+            raise
+
+
+def _train(cell: Cell, out: Path, gpu: bool) -> None:
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 

@@ -1,0 +1,48 @@
+"""A search under Ray Tune: Tune asks in this process what to run next, and says here what came of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from harness.tune.cluster import LeaveRequest
+from harness.tune.launch import trial_of
+from harness.tune.study import Study
+
+
+class StudySearcher(Searcher):
+    """Between Tune and the study. Tune's own bookkeeping is thrown away with it; the study is what lasts."""
+
+    def __init__(self, study: Study, leave: LeaveRequest, gpu: bool) -> None:
+        super().__init__(metric=None, mode=None)
+        self.study, self.leave, self.gpu = study, leave, gpu
+        self.numbers: dict[str, int] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        proposal = None if self.leave.asked else self.study.next()
+        if proposal is None:
+            return Searcher.FINISHED if self.study.exhausted or self.leave.asked else None
+        self.numbers[trial_id] = proposal.number
+        # a pruner decides at each evaluation, so the trial lets it look at each
+        tick_s = 5.0 if self.study.search.file.pruner.name == "none" else 0.0
+        return {"trial": trial_of(list(proposal.cells), self.study.runs, self.gpu, tick_s)}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self.study.follow(self.numbers[trial_id])
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        number = self.numbers.pop(trial_id)
+        if self.leave.asked and (result or {}).get("status") != "done":
+            return  # stopped in its middle, to be continued
+        self.study.finish(number, "its process was lost again and again" if error else None)
+
+    def save(self, checkpoint_path: str) -> None:
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: a new Tune experiment continues the study."""
+
+    def __reduce__(self) -> Any:
+        return object, ()  # Tune writes itself to disk; nobody reads it

@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from itertools import product
+from statistics import mean
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.tune.fairness import expected_best
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=4))
+def test_against_every_draw_there_is(values: list[float]) -> None:
+    for n, (high, low) in enumerate(zip(expected_best(values), expected_best(values, maximise=False), strict=True), 1):
+        assert high == pytest.approx(mean(max(draw) for draw in product(values, repeat=n)))
+        assert low == pytest.approx(mean(min(draw) for draw in product(values, repeat=n)))
+
+
+def test_by_hand() -> None:
+    # two of .5 and one of .8: the first of one trial is .6 on average; of two, .8 with probability 5/9
+    assert expected_best([0.5, 0.8, 0.5])[:2] == pytest.approx([0.6, 0.5 * 4 / 9 + 0.8 * 5 / 9])
+    assert expected_best([]) == []
