@@ -65,7 +65,10 @@ class FloatSpace(Space):
     def grid(self) -> list[Any]:
         if self.step is None:
             raise ValueError("a grid needs a step for each kind float")
-        return [min(self.low + i * self.step, self.high) for i in range(math.floor((self.high - self.low) / self.step + 1e-9) + 1)]
+        return [
+            min(self.low + i * self.step, self.high)
+            for i in range(math.floor((self.high - self.low) / self.step + 1e-9) + 1)
+        ]
 
 
 class IntSpace(Space):

@@ -255,7 +255,7 @@ class BackgroundMirror:
 
     def _pass(self) -> bool:
         try:
-            for run_dir in list(self.run_dirs):
+            for run_dir in dict.fromkeys(self.run_dirs):
                 self.mirror.sync(run_dir)
         except Exception as error:  # whatever a client of a server that is away may raise
             if self.failure is None:

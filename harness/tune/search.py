@@ -235,11 +235,13 @@ def _search(name: str, file: SearchFile, plain: dict[str, Any], space: dict[str,
     """Check everything that can be checked before a trial runs."""
     if not space:
         raise HarnessError(f"{name}: nothing to vary: its space is empty")
-    spaces = {}
+    spaces: dict[str, Space] = {}
     for key, entry in space.items():
         for name_of in entry.get("when", {}):
             if not any(name_of == earlier or name_of.startswith(f"{earlier}.") for earlier in spaces):
-                raise HarnessError(f"{name}: space.{key}.when: '{name_of}' is not varied before it; found {list(spaces)}")
+                raise HarnessError(
+                    f"{name}: space.{key}.when: '{name_of}' is not varied before it; found {list(spaces)}"
+                )
         kind = registry.load("kind of space", str(entry.get("kind")), registry.SPACES)
         try:
             spaces[key] = kind(**entry)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ray.tune.search import Searcher
 
+from harness.config import Cell
 from harness.tune.cluster import LeaveRequest
 from harness.tune.launch import trial_of
 from harness.tune.study import Study
@@ -15,25 +17,41 @@ from harness.tune.study import Study
 class StudySearcher(Searcher):
     """Between Tune and the study. Tune's own bookkeeping is thrown away with it; the study is what lasts."""
 
-    def __init__(self, study: Study, leave: LeaveRequest, gpu: bool) -> None:
+    def __init__(self, study: Study, leave: LeaveRequest, gpu: bool, last: Callable[[], list[Cell]]) -> None:
+        """last: what is run when all trials have ended."""
         super().__init__(metric=None, mode=None)
-        self.study, self.leave, self.gpu = study, leave, gpu
+        self.study, self.leave, self.gpu, self.last = study, leave, gpu, last
         self.numbers: dict[str, int] = {}
+        self.left: list[Cell] | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        proposal = None if self.leave.asked else self.study.next()
+        if self.leave.asked:
+            return Searcher.FINISHED
+        proposal = self.study.next()
         if proposal is None:
-            return Searcher.FINISHED if self.study.exhausted or self.leave.asked else None
+            return self._last() if self.study.exhausted and not self.numbers else None
         self.numbers[trial_id] = proposal.number
         # a pruner decides at each evaluation, so the trial lets it look at each
         tick_s = 5.0 if self.study.search.file.pruner.name == "none" else 0.0
         return {"trial": trial_of(list(proposal.cells), self.study.runs, self.gpu, tick_s)}
 
+    def _last(self) -> dict[str, Any] | str:
+        if self.left is None:
+            self.left = self.last()
+        if not self.left:
+            return Searcher.FINISHED
+        cell = self.left.pop(0)
+        self.study.on_run(cell)
+        return {"trial": trial_of([cell], self.study.runs, self.gpu, tick_s=5.0)}
+
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        self.study.follow(self.numbers[trial_id])
+        if trial_id in self.numbers:
+            self.study.follow(self.numbers[trial_id])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        number = self.numbers.pop(trial_id)
+        number = self.numbers.pop(trial_id, None)
+        if number is None:  # a confirmation: its result is what lasts
+            return
         if self.leave.asked and (result or {}).get("status") != "done":
             return  # stopped in its middle, to be continued
         self.study.finish(number, "its process was lost again and again" if error else None)

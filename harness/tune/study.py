@@ -121,7 +121,8 @@ class Study:
         )  # fmt: skip
         self.running: dict[int, Proposal] = {}
         self.held: Proposal | None = None
-        self.on_proposal: Callable[[Proposal], None] = lambda proposal: None
+        self.on_run: Callable[[Cell], None] = lambda cell: None
+        """Called with each run before it is started."""
         self._unfinished = [t.number for t in self.trials((TrialState.RUNNING,))]
         self._began = time.monotonic()
         self._seconds_before = float(self.optuna.user_attrs.get("seconds", 0.0))
@@ -150,9 +151,9 @@ class Study:
                 self.held = proposal  # the same run is being trained: its result will serve both
                 return None
             self.running[proposal.number] = proposal
-            self.on_proposal(proposal)
             for cell in proposal.cells:
                 (self.runs / cell.run_id / STOP_NOTE).unlink(missing_ok=True)
+                self.on_run(cell)
             self.follow(proposal.number)
             if self._pruned_at(proposal.number) is None:
                 return proposal

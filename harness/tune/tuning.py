@@ -15,7 +15,6 @@ from harness.config import Cell, RunConfig
 from harness.config.schema import TuningConfig
 from harness.errors import HarnessError
 from harness.track.record import read_result, write_whole
-from harness.tune.bench import run_cells
 from harness.tune.cluster import LeaveRequest, check_fits, connected, uses_gpu
 from harness.tune.launch import at_once, run_trials
 from harness.tune.progress import Glance, ProgressView, fraction_done
@@ -45,13 +44,12 @@ def run_search(
         for proposal in warm or []:
             study.enqueue(**proposal)
         follow_runs(study, dirs)
-        if study.exhausted:
+        if study.exhausted and not unconfirmed(study):
             console.print(f"{search.name}: the search is done; a larger --trials goes on from here")
-            confirmed = confirm(study, address, console, gpu_share, dirs)
         else:
-            with connected(address) as resources:  # once for both
+            with connected(address) as resources:
                 run_study(study, resources, console, concurrent, gpu_share)
-                confirmed = confirm(study, address, console, gpu_share, dirs)
+        confirmed = confirmed_best(study)
         summary = summarise(study, confirmed)
         write_recipes(study, summary, folder)
         write_whole(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
@@ -61,10 +59,10 @@ def run_search(
 def run_study(
     study: Study, resources: dict[str, float], console: Console, concurrent: int | None, gpu_share: float
 ) -> None:
-    """Trials until the budget is spent."""
+    """Trials until the budget is spent, then the best of them with fresh seeds."""
     like, leave = Cell(study.search.base, 0), LeaveRequest()
     check_fits([like], resources)
-    searcher = StudySearcher(study, leave, uses_gpu(like, resources))
+    searcher = StudySearcher(study, leave, uses_gpu(like, resources), lambda: unconfirmed(study))
     n_at_once = at_once(like, resources, gpu_share, concurrent)
     with ProgressView(StudyLook(study), console):
         try:
@@ -93,40 +91,52 @@ def proposals_from(studies: Path, name: str, top: int) -> list[dict[str, Any]]:
 def follow_runs(study: Study, dirs: list[Path]) -> None:
     """Tell whoever follows the records of runs already there, and of each to come."""
     dirs += sorted(p.parent for p in study.runs.glob("*/record.jsonl"))
-    study.on_proposal = lambda proposal: dirs.extend(
-        run for run in (study.runs / cell.run_id for cell in proposal.cells) if run not in dirs
-    )
+    study.on_run = lambda cell: dirs.append(study.runs / cell.run_id)
 
 
-def confirm(study: Study, address: str, console: Console, gpu_share: float, dirs: list[Path]) -> list[dict[str, Any]]:
-    """The best trials of a search with one objective, run with seeds it has not used; best of these first."""
-    search, complete = study.search, study.trials((TrialState.COMPLETE,))
-    if not complete:
-        reasons = {t.user_attrs.get("reason", "pruned") for t in study.trials()}
-        raise HarnessError(f"{search.name}: no trial ended well: {'; '.join(sorted(reasons)[:3])}")
+def candidates(study: Study) -> dict[int, list[Cell]]:
+    """The best trials of a search with one objective, by number, each with the runs of seeds it has not used."""
+    search = study.search
     if len(search.file.objectives) > 1:
-        return []
+        return {}
     objective, plan = search.file.objectives[0], search.file.confirm
     sign = -1 if objective.direction == "maximize" else 1
-    ranked = distinct(sorted(complete, key=lambda t: (sign * t.values[0], t.number)))[: plan.top]
+    ranked = sorted(study.trials((TrialState.COMPLETE,)), key=lambda t: (sign * t.values[0], t.number))
     first = max(search.file.seeds) + 1
-    configs = {t.number: search.configure(FixedTrial(t.params)) for t in ranked}
-    cells = [Cell(c, seed) for c in configs.values() for seed in range(first, first + plan.seeds)]
-    dirs += [study.runs / cell.run_id for cell in cells if study.runs / cell.run_id not in dirs]
-    console.print(f"{search.name}: the best {len(ranked)} again with {plan.seeds} fresh seeds each")
-    run_cells(cells, study.runs, address, console, gpu_share)
-    out = []
-    for trial in ranked:
-        results = [read_result(study.runs / c.run_id) for c in cells if c.config == configs[trial.number]]
-        values = [float(r[objective.metric]) for r in results if r is not None and r["status"] == "done"]
+    return {
+        t.number: [Cell(search.configure(FixedTrial(t.params)), seed) for seed in range(first, first + plan.seeds)]
+        for t in distinct(ranked)[: plan.top]
+    }
+
+
+def unconfirmed(study: Study) -> list[Cell]:
+    """What is left to run before one trial is called best."""
+    cells = [cell for of in candidates(study).values() for cell in of]
+    return [cell for cell in cells if (read_result(study.runs / cell.run_id) or {}).get("status") != "done"]
+
+
+def confirmed_best(study: Study) -> list[dict[str, Any]]:
+    """The candidates with their fresh seeds, the best first."""
+    search, trials = study.search, study.trials()
+    if not any(t.state == TrialState.COMPLETE for t in trials):
+        reasons = {t.user_attrs.get("reason", "pruned") for t in trials}
+        raise HarnessError(f"{search.name}: no trial ended well: {'; '.join(sorted(reasons)[:3])}")
+    objective, out = search.file.objectives[0], []
+    for number, cells in candidates(study).items():
+        found = [read_result(study.runs / cell.run_id) for cell in cells]
+        done = [r for r in found if r is not None and r["status"] == "done"]
+        values = [float(r[objective.metric]) for r in done]
         out.append(
             {
-                "number": trial.number, "searched": trial.values[0], "seeds": list(range(first, first + plan.seeds)),
+                "number": number, "searched": trials[number].values[0], "seeds": [cell.seed for cell in cells],
                 "values": values, "mean": mean(values) if values else None,
                 "std": stdev(values) if len(values) > 1 else None,
-                "train_seconds": sum(r["train_seconds"] for r in results if r and r["status"] == "done"),
+                "train_seconds": sum(r["train_seconds"] for r in done),
+                "train_flops": sum(r["train_flops"] for r in done),
+                "gpu_hours": sum(r["train_seconds"] * r["workers"] / 3600 for r in done if r["device_type"] == "cuda"),
             }
         )  # fmt: skip
+    sign = -1 if objective.direction == "maximize" else 1
     out.sort(key=lambda c: sign * c["mean"] if c["mean"] is not None else float("inf"))
     return out
 
@@ -143,7 +153,8 @@ def summarise(study: Study, confirmed: list[dict[str, Any]]) -> dict[str, Any]:
     """Everything a reader, a report or a leaderboard needs of a study."""
     search, trials = study.search, study.trials()
     cost = cost_of(trials)
-    cost["train_seconds"] += sum(c["train_seconds"] for c in confirmed)
+    for key in cost:
+        cost[key] += sum(c[key] for c in confirmed)
     states = {s.name.lower(): sum(t.state == s for t in trials) for s in TrialState if s != TrialState.WAITING}
     summary = {
         "name": search.name, "description": search.file.description, "base": search.file.base,
