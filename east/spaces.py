@@ -54,7 +54,7 @@ class PhaseSpace(Space):
 
     needs_epochs: ClassVar[bool] = True
     kind: Literal["phase"]
-    on: tuple[bool, ...] = Field((True,), min_length=1)
+    present: tuple[bool, ...] = Field((True,), min_length=1)
     """[false, true] also proposes to train without DyReLU."""
 
     start: Range = (0.0, 0.5)
@@ -75,9 +75,9 @@ class PhaseSpace(Space):
         return self
 
     def propose(self, trial: Proposer, key: str, epochs: float) -> dict[str, Any] | None:
-        if len(self.on) > 1 and not trial.suggest_categorical(f"{key}.on", list(self.on)):
+        if len(self.present) > 1 and not trial.suggest_categorical(f"{key}.present", list(self.present)):
             return None
-        if self.on == (False,):
+        if self.present == (False,):
             return None
         start = trial.suggest_float(f"{key}.start", *self.start) * epochs
         length = trial.suggest_float(f"{key}.length", *self.length) * (epochs - start)

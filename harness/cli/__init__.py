@@ -3,6 +3,7 @@
 # isort: skip_file
 from __future__ import annotations
 
+import errno
 import sys
 
 from harness.cli import runs, searches, records, lists  # noqa: F401 (their commands join the app, in the order of the help)
@@ -17,3 +18,12 @@ def main() -> None:
     except HarnessError as error:
         print(f"harness: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+            raise
+        place = error.filename or "its files"
+        print(
+            f"harness: cannot write {place}: {error.strerror}; make room, then the same command continues",
+            file=sys.stderr,
+        )
+        sys.exit(2)

@@ -65,13 +65,7 @@ def run_study(
     searcher = StudySearcher(study, leave, uses_gpu(like, resources), lambda: unconfirmed(study))
     n_at_once = at_once(like, resources, gpu_share, concurrent)
     with ProgressView(StudyLook(study), console):
-        try:
-            run_trials(like, study.folder, resources, leave, n_at_once, searcher=searcher, gpu_share=gpu_share)
-        except OSError as error:
-            raise HarnessError(
-                f"the study's journal in {study.folder} cannot be written ({error.strerror}): what was told before is "
-                "kept; make room, then give the same command again"
-            ) from None
+        run_trials(like, study.folder, resources, leave, n_at_once, searcher=searcher, gpu_share=gpu_share)
 
 
 def proposals_from(studies: Path, name: str, top: int) -> list[dict[str, Any]]:

@@ -66,8 +66,8 @@ def test_the_phase_out_ends_after_it_starts_and_inside_training(
     seed: int, n_epochs: int, per_epoch: int, changes: str
 ) -> None:
     drawn = Drawn(seed)
-    found = PhaseSpace(kind="phase", on=(True, False)).propose(drawn, "d", float(n_epochs))
-    if not drawn.values["d.on"]:
+    found = PhaseSpace(kind="phase", present=(True, False)).propose(drawn, "d", float(n_epochs))
+    if not drawn.values["d.present"]:
         assert found is None
         return
     clock = Clock(total_steps=n_epochs * per_epoch, steps_per_epoch=per_epoch)
