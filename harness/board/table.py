@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.board.rows import Row
+from harness.board.statistics import Difference
 
 
 def percent(value: float | None, digits: int = 2) -> str:
@@ -61,3 +62,15 @@ def show_table(rows: list[Row], console: Console) -> None:
                 console.print(f"{row.method} at density {row.density:.4g}: {remark}", style="yellow")
             for failure in row.failures:
                 console.print(f"failed: {row.method} at density {row.density:g}, {failure}", style="red")
+
+
+def show_differences(found: list[Difference], console: Console) -> None:
+    """Percentage points, with their interval."""
+    for d in found:
+        interval = f" [{100 * d.low:+.2f}, {100 * d.high:+.2f}]" if d.low is not None and d.high is not None else ""
+        p = f", p = {d.p:.2g}" if d.p is not None else ""
+        console.print(
+            f"{d.method} less {d.against} at density {d.density:.4g}: {100 * d.mean:+.2f} points{interval}{p} "
+            f"({len(d.seeds)} seeds, paired)",
+            highlight=False,
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -22,10 +23,12 @@ def board(
     as_json: Json = False,
     save: Annotated[Path | None, typer.Option(help="Write rows, versions and commits to this JSON file.")] = None,
     made_by: Annotated[str | None, typer.Option(help="The command that made them, for --save.")] = None,
+    against: Annotated[str | None, typer.Option(help="Also show differences by seed to this method.")] = None,
 ) -> None:
     """Show the leaderboard: from the records in --out, or, with --tracking, from a tracking server alone."""
     from harness.board.rows import as_plain, as_report, rows_from_results
-    from harness.board.table import show_table
+    from harness.board.statistics import differences
+    from harness.board.table import show_differences, show_table
     from harness.config.recipes import out_root
     from harness.track.record import all_results, read_events, write_whole
 
@@ -39,14 +42,19 @@ def board(
     if not results:
         raise HarnessError(f"no results in {tracking or root}: run `harness bench demo` first, or give --out DIR")
     rows = rows_from_results(results)
+    found = differences(rows, against) if against else []
+    if against and not found:
+        raise HarnessError(f"nothing to compare with '{against}'; found: {', '.join(sorted({r.method for r in rows}))}")
     if save is not None:
         report = as_report(results, made_by, lambda run_id: read_events(root / run_id))
+        report |= {"differences": [asdict(d) for d in found]} if found else {}
         write_whole(save, json.dumps(report, indent=1) + "\n")
     if as_json:
         print(json.dumps([as_plain(r) for r in rows], indent=1))
         return
     console = console_for(False)
     show_table(rows, console)
+    show_differences(found, console)
     for path in draw_curves(rows, root / "board" / "all"):
         console.print(f"curve: {path}", soft_wrap=True)
 

@@ -64,7 +64,7 @@ def write_report(study: optuna.Study, summary: dict[str, Any], folder: Path) -> 
     parts = [head(summary)]
     for i, (title, figure) in enumerate(figures.items()):
         parts.append(f"<h2>{html.escape(title)}</h2>")
-        parts.append(figure.to_html(full_html=False, include_plotlyjs=i == 0))
+        parts.append(f"<div class=figure>{figure.to_html(full_html=False, include_plotlyjs=i == 0)}</div>")
     path = folder / REPORT
     path.write_text("\n".join([*parts, "</main></body></html>"]))
     return [path, *draw_pngs(study, summary, folder)]
@@ -153,7 +153,7 @@ def draw_pngs(study: optuna.Study, summary: dict[str, Any], folder: Path) -> lis
     left.legend(frameon=False)
     left.grid(alpha=0.3)
     right.barh([f"{r['parameter']} ({r['n_trials']})" for r in ranked][::-1], [r["importance"] for r in ranked][::-1])
-    right.set_xlabel("fANOVA importance, within the trials that had the parameter")
+    right.set_xlabel("fANOVA importance (trials that had it)")
     figure.suptitle(summary["name"], fontsize=11)
     path = folder / "study.png"
     figure.savefig(path, dpi=140)
@@ -181,7 +181,7 @@ def head(summary: dict[str, Any]) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>body{{font:16px/1.5 system-ui,sans-serif;margin:0}}main{{max-width:60rem;margin:auto;padding:1rem}}
 table{{border-collapse:collapse}}td,th{{padding:.2rem .8rem;border-bottom:1px solid #ccc;text-align:left}}
-</style></head>
+.figure{{overflow-x:auto}}</style></head>
 <body><main><h1>{html.escape(summary["name"])}</h1><p>{html.escape(summary["description"])}</p>
 <p>{summary["n_trials"]} trials ({states}), {summary["train_seconds"] / 3600:.2f} hours of training,
 {summary["gpu_hours"]:.2f} GPU-hours, {summary["train_flops"]:.3g} training FLOPs. Objectives are on validation data;

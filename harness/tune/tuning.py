@@ -203,10 +203,11 @@ def recipe_text(config: RunConfig, description: str) -> str:
 
 
 class StudyLook:
-    """Where a search stands: trials and their states, the best so far."""
+    """Where a search stands: trials and their states, the best so far, confirmations."""
 
     def __init__(self, study: Study) -> None:
         self.study = study
+        self.last: list[Cell] | None = None
 
     def __call__(self) -> Glance:
         study, file = self.study, self.study.search.file
@@ -221,13 +222,24 @@ class StudyLook:
         for key, limit in (("gpu_hours", file.budget.gpu_hours), ("train_flops", file.budget.train_flops)):
             if limit:
                 shares.append(cost[key] / limit)
+        share, confirming = min(1.0, max(shares)), ""
+        n_last = file.confirm.top * file.confirm.seeds if len(file.objectives) == 1 else 0
+        last = n_last / (n_last + max(1, ended) * len(file.seeds) / max(share, 0.01))  # as a part of all runs
+        share *= 1 - last
+        if study.exhausted and not running:
+            if self.last is None:
+                self.last = [cell for of in candidates(study).values() for cell in of]
+            done = [fraction_done(study.runs / cell.run_id) for cell in self.last]
+            share += last * mean(done) if done else last
+            confirming = f", the best again with fresh seeds: {done.count(1.0)}/{len(done)}" if done else ""
         of = f"/{file.budget.trials}" if file.budget.trials else ""
-        words = [f"{len(running)} running"]
+        words = [f"{len(running)} running"] if running else []
         words += [
             f"{count[s]} {w}" for s, w in ((TrialState.PRUNED, "pruned"), (TrialState.FAIL, "failed")) if count[s]
         ]
+        states = f" ({', '.join(words)})" if words else ""
         best = ""
         if len(file.objectives) == 1 and count[TrialState.COMPLETE]:
             found = study.optuna.best_trial
             best = f", best {file.objectives[0].metric} {found.values[0]:.4g} (trial {found.number})"
-        return Glance(min(1.0, max(shares)), f"{ended}{of} trials ({', '.join(words)}){best}")
+        return Glance(share, f"{ended}{of} trials{states}{best}{confirming}")

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import ttest_rel
+
+from harness.board.rows import rows_from_results
+from harness.board.statistics import differences, paired
+
+
+def results(method: str, density: float, accuracies: dict[int, float]) -> list[dict[str, object]]:
+    return [
+        {
+            "data": "d", "model": "m", "method": method, "fingerprint": f"{method}{density}", "seed": seed,
+            "density": density, "status": "done", "test_accuracy_last": value, "n_weights": 100,
+            "n_active": round(100 * density), "n_nonzero": 1,
+        }
+        for seed, value in accuracies.items()
+    ]  # fmt: skip
+
+
+def test_by_hand() -> None:
+    # differences .1, .2, .3: mean .2, standard error .1 / sqrt(3), t(.975, 2) = 4.3027
+    low, high, _ = paired([0.1, 0.2, 0.3])
+    assert (low, high) == pytest.approx((0.2 - 4.3027 * 0.057735, 0.2 + 4.3027 * 0.057735), abs=1e-5)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=12))
+def test_against_scipy(pairs: list[tuple[float, float]]) -> None:
+    values = [a - b for a, b in pairs]
+    if max(values) - min(values) < 1e-6:
+        return
+    expected = ttest_rel([a for a, _ in pairs], [b for _, b in pairs])
+    interval = expected.confidence_interval(0.95)
+    low, high, p = paired(values)
+    assert (low, high, p) == pytest.approx((interval.low, interval.high, expected.pvalue), abs=1e-9)
+
+
+def test_one_seed_has_no_interval() -> None:
+    assert paired([0.1]) == (None, None, None)
+    assert paired([0.1, 0.1]) == (0.1, 0.1, 0.0)
+
+
+def test_rows_are_compared_by_the_seeds_they_share() -> None:
+    rows = rows_from_results(
+        results("rigl", 0.01, {0: 0.5, 1: 0.6, 2: 0.7})
+        + results("east", 0.01, {1: 0.7, 2: 0.9, 5: 0.1})
+        + results("east", 0.02, {0: 0.9})
+        + results("dense", 1.0, {1: 0.8, 2: 0.9})
+    )
+    (found,) = differences(rows, "rigl")
+    assert (found.method, found.density, found.seeds) == ("east", 0.01, (1, 2))
+    assert found.mean == pytest.approx(0.15)
+    against_dense = {(d.method, d.density): d.mean for d in differences(rows, "dense")}
+    assert against_dense == {("east", 0.01): pytest.approx(-0.05), ("rigl", 0.01): pytest.approx(-0.2)}
+    assert differences(rows, "nothing") == []
