@@ -101,8 +101,15 @@ def _tune(
     if tracking.uri != "none":
         uri = tracking.uri or default_uri(root)
         mirror = BackgroundMirror(uri, tracking.experiment, root, dirs, search.name)
+
+    def follow(run_dir: Path, name: str) -> None:
+        if mirror is not None:
+            mirror.mirror.names[run_dir.name] = name
+        if run_dir not in dirs:
+            dirs.append(run_dir)
+
     try:
-        summary = run_search(search, root, address, console, concurrent, gpu_share, warm, dirs)
+        summary = run_search(search, root, address, console, concurrent, gpu_share, warm, follow)
     finally:
         if mirror is not None:
             mirror.close()  # a search that stopped or failed leaves its trials there as they are

@@ -47,6 +47,8 @@ class Mirror:
     def __init__(self, uri: str, experiment: str, out: Path, study: str | None = None) -> None:
         """study: the search whose trials the runs are; they become children of a run of that name."""
         self.uri, self.experiment, self.out, self.study = uri, experiment, out, study
+        self.names: dict[str, str] = {}
+        """What runs are called there, by run id, where it is not method, density and seed."""
         self.study_id = ""
         self._client: Any = None
         self.experiment_id = ""
@@ -145,6 +147,7 @@ class Mirror:
             tags |= {KIND_TAG: "trial", STUDY_TAG: self.study, "mlflow.parentRunId": self.study_id}
         tags |= {k: str(start.get(k)) for k in ("method", "model", "data", "density", "seed", "device", "git_commit")}
         name = f"{start['method']} d={start['density']:g} seed {start['seed']}"
+        name = self.names.get(run_dir.name, name)
         run = self._client.create_run(self.experiment_id, int(start["time"] * 1000), tags, name)
         config = yaml.safe_load((run_dir / "config.yaml").read_text())
         params = [Param(key, str(value)[:6000]) for key, value in _flatten(config)]
@@ -255,7 +258,7 @@ class BackgroundMirror:
 
     def _pass(self) -> bool:
         try:
-            for run_dir in dict.fromkeys(self.run_dirs):
+            for run_dir in list(self.run_dirs):
                 self.mirror.sync(run_dir)
         except Exception as error:  # whatever a client of a server that is away may raise
             if self.failure is None:

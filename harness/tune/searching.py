@@ -41,7 +41,7 @@ class StudySearcher(Searcher):
         if not self.left:
             return Searcher.FINISHED
         cell = self.left.pop(0)
-        self.study.on_run(cell)
+        self.study.on_run(cell.run_id)
         return {"trial": trial_of([cell], self.study.runs, self.gpu, tick_s=5.0)}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:

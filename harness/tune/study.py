@@ -121,7 +121,7 @@ class Study:
         )  # fmt: skip
         self.running: dict[int, Proposal] = {}
         self.held: Proposal | None = None
-        self.on_run: Callable[[Cell], None] = lambda cell: None
+        self.on_run: Callable[[str], None] = lambda run_id: None
         """Called with each run before it is started."""
         self._unfinished = [t.number for t in self.trials((TrialState.RUNNING,))]
         self._began = time.monotonic()
@@ -132,6 +132,14 @@ class Study:
 
     def trials(self, states: tuple[TrialState, ...] | None = None) -> list[FrozenTrial]:
         return self.optuna.get_trials(deepcopy=False, states=states)
+
+    def name_of(self, run_id: str) -> str:
+        """What a run of this study is to a reader."""
+        seed = run_id.rpartition("-")[2]
+        for trial in self.trials():
+            if run_id in trial.user_attrs.get("runs", []):
+                return f"trial {trial.number}, seed {seed}"
+        return f"one of the best again, seed {seed}"
 
     def enqueue(self, params: dict[str, Any], **facts: Any) -> None:
         """Propose this before anything else; parameters it leaves out are sampled."""
@@ -153,7 +161,7 @@ class Study:
             self.running[proposal.number] = proposal
             for cell in proposal.cells:
                 (self.runs / cell.run_id / STOP_NOTE).unlink(missing_ok=True)
-                self.on_run(cell)
+                self.on_run(cell.run_id)
             self.follow(proposal.number)
             if self._pruned_at(proposal.number) is None:
                 return proposal
@@ -176,7 +184,10 @@ class Study:
             except HarnessError as error:
                 self._fail(number, str(error))
                 continue
-            return Proposal(number, tuple(Cell(config, seed) for seed in self.search.file.seeds))
+            cells = tuple(Cell(config, seed) for seed in self.search.file.seeds)
+            if "runs" not in trial.user_attrs:
+                trial.set_user_attr("runs", [cell.run_id for cell in cells])
+            return Proposal(number, cells)
         return None
 
     def _trial(self, number: int) -> optuna.Trial:
@@ -246,7 +257,6 @@ class Study:
         results = [read_result(self.runs / cell.run_id) for cell in proposal.cells]
         found = [r for r in results if r is not None]
         trial = self._trial(number)
-        trial.set_user_attr("runs", [cell.run_id for cell in proposal.cells])
         for key, value in facts_of(found, self.runs).items():
             trial.set_user_attr(key, value)
         self.optuna.set_user_attr("seconds", self.seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -14,7 +15,7 @@ from rich.console import Console
 from harness.config import Cell, RunConfig
 from harness.config.schema import TuningConfig
 from harness.errors import HarnessError
-from harness.track.record import read_result, write_whole
+from harness.track.record import RECORD, read_result, write_whole
 from harness.tune.cluster import LeaveRequest, check_fits, connected, uses_gpu
 from harness.tune.launch import at_once, run_trials
 from harness.tune.progress import Glance, ProgressView, fraction_done
@@ -32,18 +33,20 @@ def studies_root(out: Path) -> Path:
 
 def run_search(
     search: Search, out: Path, address: str, console: Console, concurrent: int | None = None, gpu_share: float = 1.0,
-    warm: list[dict[str, Any]] | None = None, dirs: list[Path] | None = None,
+    warm: list[dict[str, Any]] | None = None, follow: Callable[[Path, str], None] = lambda run_dir, name: None,
 ) -> dict[str, Any]:  # fmt: skip
     """Run what is left of a search, confirm the best, write `best.yaml` and `summary.json`; returns the summary.
 
-    warm: proposals tried first, with what is known of them. dirs: grows by the folder of each run, for whoever follows.
+    warm: proposals tried first, with what is known of them. follow: called with the folder of each run there is or will
+    be, and its name.
     """
     folder = studies_root(out) / search.name
-    dirs = dirs if dirs is not None else []
     with owned_study(folder, search) as study:
         for proposal in warm or []:
             study.enqueue(**proposal)
-        follow_runs(study, dirs)
+        study.on_run = lambda run_id: follow(study.runs / run_id, study.name_of(run_id))
+        for record in sorted(study.runs.glob(f"*/{RECORD}")):
+            study.on_run(record.parent.name)
         if study.exhausted and not unconfirmed(study):
             console.print(f"{search.name}: the search is done; a larger --trials goes on from here")
         else:
@@ -80,12 +83,6 @@ def proposals_from(studies: Path, name: str, top: int) -> list[dict[str, Any]]:
         {"params": t.params, "from_study": name, "from_trial": t.number, "from_value": t.values[0]}
         for t in trials[:top]
     ]
-
-
-def follow_runs(study: Study, dirs: list[Path]) -> None:
-    """Tell whoever follows the records of runs already there, and of each to come."""
-    dirs += sorted(p.parent for p in study.runs.glob("*/record.jsonl"))
-    study.on_run = lambda cell: dirs.append(study.runs / cell.run_id)
 
 
 def candidates(study: Study) -> dict[int, list[Cell]]:

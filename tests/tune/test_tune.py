@@ -148,7 +148,9 @@ def test_ten_kills_with_several_trials_running(tmp_path: Path, cluster: Any) -> 
             "where t.key = 'harness.kind' group by 1, 2"
         ).fetchall()
         parents = held.execute("select count(distinct value) from tags where key = 'mlflow.parentRunId'").fetchone()[0]
+        names = {name for (name,) in held.execute("select name from runs")}
     assert sorted(states) == [("study", "FINISHED", 1), ("trial", "FINISHED", n + 1)]
+    assert names == {"small", "one of the best again, seed 1", *(f"trial {i}, seed 0" for i in range(n))}
     assert parents == 1
 
 
