@@ -20,13 +20,21 @@ NOT_IDENTITY: dict[str, set[str] | None] = {
 
 
 def identity_of(config: RunConfig) -> dict[str, Any]:
-    """The part of a config that decides its numbers, as plain data."""
-    plain = config.model_dump(mode="json")
+    """The part of a config that decides its numbers, as plain data.
+
+    What stands at its default is left out, so that an option added later does not make old runs other runs. A default
+    must therefore never change its meaning: tests/config/fingerprints.json pins the identity of every shipped recipe.
+    """
+    plain = config.model_dump(mode="json", exclude_defaults=True)
+    plain["method"] = {
+        "name": config.method.name,
+        **plain.get("method", {}),
+    }  # for each method, its name is the default
     for section, keys in NOT_IDENTITY.items():
-        if keys is None:
-            del plain[section]
-        else:
-            plain[section] = {k: v for k, v in plain[section].items() if k not in keys}
+        held = plain.pop(section, {})
+        kept = {k: v for k, v in held.items() if keys is not None and k not in keys}
+        if kept:
+            plain[section] = kept
     return plain
 
 

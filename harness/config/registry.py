@@ -34,6 +34,8 @@ MODELS: dict[str, str] = {
     "lstm": "harness.models.lstm:lstm",
     "vgg16": "harness.models.vgg:vgg16",
     "wrn_16_8": "harness.models.wide_resnet:wrn_16_8",
+    "wrn_16_10": "harness.models.wide_resnet:wrn_16_10",
+    "wrn_28_8": "harness.models.wide_resnet:wrn_28_8",
     "wrn_22_2": "harness.models.wide_resnet:wrn_22_2",
 }
 

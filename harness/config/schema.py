@@ -27,6 +27,9 @@ class ModelConfig(Section):
     norm: Literal["batch", "group", "none"] = "batch"
     """Normalisation after every convolution. 'group' does not depend on how a batch is split over ranks."""
 
+    init: Literal["torch", "kaiming_normal"] = "torch"
+    """Of convolution and linear weights: each module's own, or normal with variance 2 / fan-in."""
+
     classifier_bias: bool = False
     """Whether the last layer has a bias. EAST's networks have none."""
 

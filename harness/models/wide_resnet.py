@@ -59,3 +59,13 @@ def wrn_16_8(config: ModelConfig, inputs: InputShape) -> nn.Module:
 def wrn_22_2(config: ModelConfig, inputs: InputShape) -> nn.Module:
     fixed_width(config)
     return WideResNet(22, 2, inputs)
+
+
+def wrn_16_10(config: ModelConfig, inputs: InputShape) -> nn.Module:
+    fixed_width(config)
+    return WideResNet(16, 10, inputs)
+
+
+def wrn_28_8(config: ModelConfig, inputs: InputShape) -> nn.Module:
+    fixed_width(config)
+    return WideResNet(28, 8, inputs)

@@ -59,6 +59,8 @@ def build_network(config: RunConfig, seed: int, clock: Clock, inputs: InputShape
     with torch.random.fork_rng():
         torch.manual_seed(key_of(seed, "init"))
         model: nn.Module = registry.load("model", config.model.name, registry.MODELS)(config.model, inputs)
+        if config.model.init == "kaiming_normal":
+            kaiming_normal(model)
         exempt_layers(model, config.method.keep_dense)
         n_weights = sum(shape.numel() for shape in maskable_shapes(model).values())
         method: Method = registry.load("method", config.method.name, registry.METHODS)(config.method, clock, seed)
@@ -66,6 +68,13 @@ def build_network(config: RunConfig, seed: int, clock: Clock, inputs: InputShape
     method.bind(n_weights, maskable_shapes(model))
     install_views(model, method.views())
     return model, method
+
+
+@torch.no_grad()
+def kaiming_normal(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
 
 
 def clock_of(config: RunConfig, n_train: int) -> Clock:

@@ -6,15 +6,18 @@ import pytest
 import torch
 from torch import nn
 
+from harness.config import build_config
 from harness.config.schema import ModelConfig
 from harness.errors import HarnessError
 from harness.models.lenet import lenet5_caffe, lenet_300_100
 from harness.models.lstm import GATES, LSTM, Gates, lstm
 from harness.models.shape import InputShape
 from harness.models.vgg import vgg16
-from harness.models.wide_resnet import wrn_16_8, wrn_22_2
+from harness.models.wide_resnet import wrn_16_8, wrn_16_10, wrn_22_2, wrn_28_8
 from harness.sparse.ledger import measure
 from harness.sparse.masks import maskable_shapes
+from harness.sparse.schedules import Clock
+from harness.train.job import build_network
 
 MNIST, CIFAR = InputShape(1, 28, 10), InputShape(3, 32, 10)
 
@@ -36,6 +39,8 @@ def wide(n_blocks: int, k: int) -> int:
         (vgg16, CIFAR, 14_977_728, 15),  # 14,710,464 in convolutions, 512 x 512 and 512 x 10
         (wrn_16_8, CIFAR, wide(2, 8), 1 + 3 * 4 + 3 + 1),
         (wrn_22_2, CIFAR, wide(3, 2), 1 + 3 * 6 + 3 + 1),
+        (wrn_16_10, CIFAR, wide(2, 10), 1 + 3 * 4 + 3 + 1),
+        (wrn_28_8, CIFAR, wide(4, 8), 1 + 3 * 8 + 3 + 1),
     ],
 )
 def test_counts(build: object, inputs: InputShape, n_weights: int, n_layers: int) -> None:
@@ -44,6 +49,17 @@ def test_counts(build: object, inputs: InputShape, n_weights: int, n_layers: int
     assert (sum(s.numel() for s in shapes.values()), len(shapes)) == (n_weights, n_layers)
     images = torch.randn(2, inputs.channels, inputs.size, inputs.size)
     assert model(images).shape == (2, 10)
+
+
+def test_kaiming_normal_initialisation() -> None:
+    """Variance 2 / fan-in of every convolution and linear weight, whatever the module's own rule."""
+    config = build_config({"model": {"name": "wrn_22_2", "init": "kaiming_normal"}}, "t")
+    model, _ = build_network(config, 0, Clock(total_steps=10, steps_per_epoch=10), CIFAR)
+    weights = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert len(weights) == 1 + 3 * 6 + 3 + 1
+    for weight in weights:
+        if weight.numel() > 1000:
+            assert float(weight.detach().std()) == pytest.approx((2 / weight[0].numel()) ** 0.5, rel=0.1)
 
 
 def test_vgg_starts_with_scales_of_a_half() -> None:
