@@ -222,7 +222,13 @@ class TuningConfig(Section):
     train_seconds: float = Field(ge=0)
     """Training time of all trials and confirmations together, summed over runs."""
 
+    gpu_hours: float = Field(0.0, ge=0)
     train_flops: float = Field(0.0, ge=0)
+    best: float | None = None
+    """The objective of this configuration, mean over seeds the search had not used."""
+
+    expected_best: dict[int, float] = Field(default_factory=dict)
+    """Expected best of so many trials, as the search had it."""
 
 
 WIDTHS = {"resnet18": 64, "resnet34": 64, "resnet50": 64, "lstm": 128}

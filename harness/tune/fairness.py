@@ -21,6 +21,12 @@ def expected_best(values: Sequence[float], maximise: bool = True) -> list[float]
     return curve
 
 
+def curve_of(summary: dict[str, Any]) -> list[float]:
+    """Of a study with one objective."""
+    values = [t["values"][0] for t in summary["trials"] if t["state"] == "complete"]
+    return expected_best(values, summary["objectives"][0]["direction"] == "maximize")
+
+
 def compare(summaries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One line per method of a search over several, best confirmed mean first."""
     lines = []
@@ -34,7 +40,7 @@ def compare(summaries: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "gpu_hours": summary["gpu_hours"], "train_flops": summary["train_flops"],
                 "best_searched": (max if maximise else min)(values) if values else None,
                 "fresh_mean": best["mean"] if best else None, "fresh_std": best["std"] if best else None,
-                "n_fresh": len(best["values"]) if best else 0, "expected_best": expected_best(values, maximise),
+                "n_fresh": len(best["values"]) if best else 0, "expected_best": curve_of(summary),
             }
         )  # fmt: skip
     lines.sort(key=lambda line: (line["fresh_mean"] is None, -(line["fresh_mean"] or 0)))

@@ -11,7 +11,7 @@ import optuna
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 
-from harness.tune.fairness import expected_best
+from harness.tune.fairness import curve_of
 
 REPORT = "report.html"
 MIN_TRIALS = 4
@@ -115,11 +115,6 @@ def expected_figure(summary: dict[str, Any]) -> Any:
     curve = curve_of(summary)
     line = graph_objects.Scatter(x=list(range(1, len(curve) + 1)), y=curve, mode="lines+markers")
     return graph_objects.Figure(line, {"xaxis_title": "trials", "yaxis_title": "expected best"})
-
-
-def curve_of(summary: dict[str, Any]) -> list[float]:
-    values = [t["values"][0] for t in summary["trials"] if t["state"] == "complete"]
-    return expected_best(values, summary["objectives"][0]["direction"] == "maximize")
 
 
 def draw_pngs(study: optuna.Study, summary: dict[str, Any], folder: Path) -> list[Path]:

@@ -17,6 +17,7 @@ from harness.config.schema import TuningConfig
 from harness.errors import HarnessError
 from harness.track.record import RECORD, read_result, write_whole
 from harness.tune.cluster import LeaveRequest, check_fits, connected, uses_gpu
+from harness.tune.fairness import curve_of
 from harness.tune.launch import at_once, run_trials
 from harness.tune.progress import Glance, ProgressView, fraction_done
 from harness.tune.search import Search
@@ -174,13 +175,22 @@ def write_recipes(study: Study, summary: dict[str, Any], folder: Path) -> None:
     """The best configuration, or each of a Pareto front, as a recipe that `harness train` takes as it is."""
     tuning = TuningConfig(
         study=study.search.name, trials=summary["n_trials"], train_seconds=summary["train_seconds"],
-        train_flops=summary["train_flops"],
+        train_flops=summary["train_flops"], gpu_hours=summary["gpu_hours"], expected_best=expected(summary),
+        best=summary["confirmed"][0]["mean"] if summary["confirmed"] else None,
     )  # fmt: skip
     by_number = {t.number: t for t in study.trials()}
     if summary["best"] is not None:
         write_recipe(folder / BEST, study.search, by_number[summary["best"]], tuning)
     for number in summary["front"]:
         write_recipe(folder / "front" / f"trial-{number}.yaml", study.search, by_number[number], tuning)
+
+
+def expected(summary: dict[str, Any]) -> dict[int, float]:
+    """Expected best at some numbers of trials up to all; nothing for several objectives."""
+    if len(summary["objectives"]) > 1:
+        return {}
+    curve = curve_of(summary)
+    return {n: round(curve[n - 1], 6) for n in sorted({1, 2, 5, 10, 20, 50, 100, 200, len(curve)}) if n <= len(curve)}
 
 
 def write_recipe(path: Path, search: Search, trial: FrozenTrial, tuning: TuningConfig) -> None:

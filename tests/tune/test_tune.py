@@ -247,6 +247,8 @@ def test_what_comes_out(tmp_path: Path, cluster: Any) -> None:
     assert trained.returncode == 0, trained.stderr
     (row,) = json.loads(trained.stdout)["rows"]
     assert (row["tuning"]["trials"], row["tuning"]["study"]) == (6, "small")
+    assert row["tuning"]["best"] == summary["confirmed"][0]["mean"]
+    assert set(row["tuning"]["expected_best"]) == {"1", "2", "4"}
     assert "tuned: 6 trials of the study small" in row["remarks"][0]
 
 
@@ -256,8 +258,6 @@ def harness(*words: str) -> subprocess.CompletedProcess[str]:
 
 def test_several_trials_share_a_gpu_and_give_it_back(tmp_path: Path, cluster: Any) -> None:
     """Shares of a fake GPU: Ray counts it, the runs train on the CPU, as torch sees none."""
-    import ray
-
     recipe = {**SLOWER, "engine": {"device": "auto"}}
     space = {**SPACE, "optimizer.lr": {"kind": "choice", "of": [0.1, 1.0e30]}}
     path = write_search(tmp_path, recipe=recipe, space=space, budget={"trials": 8}, confirm={"top": 1, "seeds": 1})
@@ -271,10 +271,17 @@ def test_several_trials_share_a_gpu_and_give_it_back(tmp_path: Path, cluster: An
     assert at_once == 2
     states = {t.state for t in trials_of(out)}
     assert states == {TrialState.COMPLETE, TrialState.FAIL}
+    wait_until_free(cluster)
+
+
+def wait_until_free(cluster: Any) -> None:
+    """Every CPU and (fake) GPU of the cluster is given back."""
+    import ray
+
     ray.init(address=cluster.address, logging_level="ERROR")
     try:
-        wait_for(lambda: ray.available_resources().get("GPU") == ray.cluster_resources()["GPU"], 30)
-        wait_for(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"], 30)
+        for kind in ("CPU", "GPU"):
+            wait_for(lambda kind=kind: ray.available_resources().get(kind) == ray.cluster_resources()[kind], 30)
     finally:
         ray.shutdown()
 
@@ -301,3 +308,4 @@ def test_trials_of_two_deepspeed_workers_are_pruned_too(tmp_path: Path, cluster:
     events = list(read_events(tmp_path / "out/studies/small/runs" / run))
     assert events[-1]["status"] == "pruned"
     assert max(e["step"] for e in events if e["event"] == "evaluation") < 600
+    wait_until_free(cluster)
