@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from itertools import groupby
+from statistics import mean, stdev
 
 from rich.console import Console
 from rich.table import Table
 
+from harness.board.claims import Comparison, Verdict, Verified
 from harness.board.rows import Row
 from harness.board.statistics import Difference
 
@@ -74,3 +78,61 @@ def show_differences(found: list[Difference], console: Console) -> None:
             f"({len(d.seeds)} seeds, paired)",
             highlight=False,
         )
+
+
+VERDICTS: dict[Verdict, str] = {
+    "confirmed": "green",
+    "contradicted": "red",
+    "partly": "yellow",
+    "underpowered": "dim",
+    "untested": "dim",
+}
+
+
+def show_verified(found: list[Verified], points: float, share: float, every: bool, console: Console) -> None:
+    """Claims that were tested, or all; how many there are of each kind."""
+    console.print("test accuracy in %, and the share of weights left in % where it came out")
+    table = Table(box=None, header_style="bold")
+    for name in ("claim", "published", "here (runs)", "difference, 95 % interval", "verdict"):
+        table.add_column(name, justify="left" if name in ("claim", "verdict") else "right", no_wrap=True)
+    for v in found:
+        if v.verdict == "untested" and not every:
+            continue
+        c = v.claim
+        table.add_row(
+            f"{c.data} {c.model} {c.method}{'*' if c.superseded else ''}", spread(c.mean, c.std),
+            f"{spread_of(v.accuracies)} ({len(v.accuracies)})", shown_difference(v.accuracy, 1.0, ""),
+            f"[{VERDICTS[v.verdict]}]{v.verdict}[/]",
+        )  # fmt: skip
+        if v.density is not None and c.density is not None:
+            theirs = spread(100 * c.density, 100 * c.density_std if c.density_std is not None else None)
+            ours, how = spread_of([100 * d for d in v.densities]), shown_difference(v.density, 100.0, " %")
+            table.add_row("  weights left", theirs, ours, how, f"[dim]{v.density.verdict}[/]")
+        elif c.density is not None and c.density < 1:
+            table.add_row(f"  density {c.density:g}", "", "", "", "")
+    if table.row_count:
+        console.print(table)
+    counts = Counter(v.verdict for v in found)
+    console.print(
+        f"{len(found)} claims: {', '.join(f'{counts[verdict]} {verdict}' for verdict in VERDICTS)}; "
+        f"tolerance {points:g} points of accuracy, {share:.0%} of a density that came out; ours is the last epoch; "
+        "*: an earlier version of the paper",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def spread(middle: float | None, std: float | None) -> str:
+    if middle is None:
+        return "-"
+    return f"{middle:.2f}" + (f" ± {std:.2f}" if std is not None else "")
+
+
+def spread_of(values: Sequence[float]) -> str:
+    return spread(mean(values), stdev(values) if len(values) > 1 else None) if values else "-"
+
+
+def shown_difference(c: Comparison | None, unit: float, name: str) -> str:
+    if c is None:
+        return "-"
+    interval = f" [{unit * c.low:+.2f}, {unit * c.high:+.2f}]" if c.low is not None and c.high is not None else ""
+    return f"{unit * c.difference:+.2f}{interval}{name}"

@@ -60,6 +60,45 @@ def board(
 
 
 @app.command()
+def verify(
+    out: Annotated[list[str] | None, typer.Option(help="Folder of runs; repeatable.")] = None,
+    points: Annotated[float, typer.Option(help="Tolerance in accuracy, in points.")] = 0.5,
+    share: Annotated[float, typer.Option(help="Relative tolerance in a density that came out.")] = 0.1,
+    every: Annotated[bool, typer.Option("--all", help="Also list what is untested.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare runs with the published claims: confirmed, contradicted, partly, underpowered or untested."""
+    from harness.board.claims import load_claims
+    from harness.board.claims import verify as verify_claim
+    from harness.board.table import show_verified
+    from harness.config.recipes import out_root
+    from harness.track.record import results_by_fingerprint
+
+    runs = results_by_fingerprint([out_root(o) for o in out] if out else [out_root(None)])
+    found = []
+    for claim in load_claims():
+        ids = fingerprints_of(claim.recipe, claim.method, claim.density) if claim.recipe else set()
+        found.append(verify_claim(claim, [r for i in sorted(ids) for r in runs.get(i, [])], points, share))
+    if as_json:
+        print(json.dumps([{**asdict(v), "claim": v.claim.model_dump()} for v in found], indent=1))
+        return
+    show_verified(found, points, share, every, console_for(False))
+
+
+def fingerprints_of(recipe: str, method: str, density: float | None) -> set[str]:
+    """Who the runs of a claim are: those of its method in its recipe, at its density where one is asked for."""
+    from harness.config import cells_of, fingerprint, load_recipe, registry
+
+    try:
+        configs = [cell.config for cell in cells_of(load_recipe(recipe))]
+    except HarnessError:  # a suite with methods that are not here yet
+        return set()
+    asked = method in registry.METHODS and registry.load("method", method, registry.METHODS).takes_density
+    wanted = [c for c in configs if c.method.name == method]
+    return {fingerprint(c) for c in wanted if not asked or density in (None, c.method.density)}
+
+
+@app.command()
 def sync(out: Out = None, tracking: Tracking = None) -> None:
     """Send every record in --out to the tracking server; what is there already is left alone."""
     from harness.config.recipes import out_root

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from harness.config import build_config, fingerprint
 from harness.errors import HarnessError
 
 RECORD = "record.jsonl"
@@ -95,3 +99,15 @@ def read_result(run_dir: Path) -> dict[str, Any] | None:
 def all_results(out: Path) -> list[dict[str, Any]]:
     """Results of every run under `out`, in the order of their names."""
     return [json.loads(path.read_text()) for path in sorted(out.glob(f"*/{RESULT}"))]
+
+
+def results_by_fingerprint(roots: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
+    """Results by who their configuration is today, whatever version of the harness wrote them."""
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for root in roots:
+        for path in sorted(root.glob(f"*/{RESULT}")):
+            config = path.with_name("config.yaml")
+            if config.exists():  # a run that failed before it began has none
+                plain = yaml.safe_load(config.read_text())
+                found[fingerprint(build_config(plain, str(config)))].append(json.loads(path.read_text()))
+    return found
