@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any
+
+from harness.board.statistics import bootstrap, interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,13 @@ class Row:
     remarks: tuple[str, ...] = ()
     """What a reader of the numbers must know."""
 
+    train_flops: tuple[float, ...] = ()
+    inference_macs: tuple[float, ...] = ()
+    train_seconds: tuple[float, ...] = ()
+    devices: tuple[str, ...] = ()
+    n_classes: int | None = None
+    """Unknown in records of early versions."""
+
     tuning: dict[str, Any] | None = None
     """The search behind the configuration: its study, trials and cost. None where nothing was searched."""
 
@@ -39,6 +48,13 @@ class Row:
         if not self.emergent or len(self.n_active) < 2:
             return None
         return stdev(n / self.n_weights for n in self.n_active)
+
+    @property
+    def n_collapsed(self) -> int | None:
+        """Seeds that learned no more than twice chance; None where the number of classes is not known."""
+        if self.n_classes is None:
+            return None
+        return sum(a < 2 / self.n_classes for a in self.accuracies)
 
     @property
     def mean(self) -> float | None:
@@ -75,6 +91,11 @@ def rows_from_results(results: Iterable[dict[str, Any]]) -> list[Row]:
                 n_nonzero=tuple(r["n_nonzero"] for r in done),
                 emergent=any(r.get("emergent") for r in done),
                 remarks=remarks_on(done),
+                train_flops=tuple(r["train_flops"] for r in done if "train_flops" in r),
+                inference_macs=tuple(r["inference_macs"] for r in done if "inference_macs" in r),
+                train_seconds=tuple(r["train_seconds"] for r in done if "train_seconds" in r),
+                devices=tuple(sorted({r["device"] for r in done if "device" in r})),
+                n_classes=next((r["n_classes"] for r in done if "n_classes" in r), None),
                 tuning=next((r["tuning"] for r in done if r.get("tuning")), None),
                 failures=tuple(f"seed {r['seed']} {r['status']}: {r.get('reason', '')}" for r in runs if r not in done),
             )
@@ -120,7 +141,11 @@ def as_report(
 def as_plain(row: Row) -> dict[str, Any]:
     return {
         "data": row.data, "model": row.model, "method": row.method, "density": row.density, "n": len(row.seeds),
-        "mean": row.mean, "std": row.std, "accuracies": list(row.accuracies), "seeds": list(row.seeds),
+        "mean": row.mean, "std": row.std, "interval": interval(row.accuracies), "bootstrap": bootstrap(row.accuracies),
+        "median": median(row.accuracies) if row.accuracies else None, "n_collapsed": row.n_collapsed,
+        "train_flops": list(row.train_flops), "inference_macs": list(row.inference_macs),
+        "train_seconds": list(row.train_seconds), "devices": list(row.devices),
+        "accuracies": list(row.accuracies), "seeds": list(row.seeds),
         "n_weights": row.n_weights, "n_active": list(row.n_active), "n_nonzero": list(row.n_nonzero),
         "emergent": row.emergent, "density_std": row.density_std, "remarks": list(row.remarks), "tuning": row.tuning,
         "fingerprint": row.fingerprint, "failures": list(row.failures),

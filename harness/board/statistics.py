@@ -1,31 +1,10 @@
-"""What seeds can tell: differences by seed, and their interval."""
+"""What a few seeds can tell about a mean."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import mean, stdev
-
-from harness.board.rows import Row
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """Accuracy of one row less that of another, seed by seed; 0 to 1. No interval is given for fewer than two seeds."""
-
-    method: str
-    against: str
-    density: float
-    fingerprints: tuple[str, str]
-    seeds: tuple[int, ...]
-    mean: float
-    low: float | None
-    """Ends of the 95 % interval of the mean difference (Student's t)."""
-
-    high: float | None
-    p: float | None
-    """Two-sided paired t-test."""
 
 
 def paired(values: Sequence[float]) -> tuple[float | None, float | None, float | None]:
@@ -45,25 +24,32 @@ def paired(values: Sequence[float]) -> tuple[float | None, float | None, float |
     return middle - reach, middle + reach, float(2 * t.sf(abs(middle) / error, n - 1))
 
 
-def differences(rows: list[Row], against: str) -> list[Difference]:
-    """Every row against the row of that method at the same data set, model and density (or the dense one's), by the
-    seeds they share."""
-    found = []
-    for row in rows:
-        for other in rows:
-            same = (row.data, row.model) == (other.data, other.model) and row.fingerprint != other.fingerprint
-            if not same or other.method != against or not (other.density == row.density or other.density == 1.0):
-                continue
-            mine, theirs = (dict(zip(r.seeds, r.accuracies, strict=True)) for r in (row, other))
-            seeds = tuple(sorted(set(mine) & set(theirs)))
-            if not seeds:
-                continue
-            values = [mine[s] - theirs[s] for s in seeds]
-            low, high, p = paired(values)
-            found.append(
-                Difference(
-                    method=row.method, against=against, density=row.density, seeds=seeds, mean=mean(values), low=low,
-                    high=high, p=p, fingerprints=(row.fingerprint, other.fingerprint),
-                )
-            )  # fmt: skip
-    return found
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """95 % interval of the mean (Student's t); None below two values."""
+    low, high, _ = paired(values)
+    return (low, high) if low is not None and high is not None else None
+
+
+def bootstrap(values: Sequence[float], n_draws: int = 10_000) -> tuple[float, float] | None:
+    """95 % percentile interval of the mean over bootstrap draws, always the same ones; None below two values.
+
+    With few seeds it is too narrow: it stands beside Student's, not in its place.
+    """
+    if len(values) < 2:
+        return None
+    import numpy as np
+
+    held = np.asarray(values)
+    draws = np.random.default_rng(0).integers(0, len(held), (n_draws, len(held)))
+    low, high = np.quantile(held[draws].mean(1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction, in the order given."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    corrected, so_far = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        so_far = max(so_far, min(1.0, (len(p_values) - rank) * p_values[i]))
+        corrected[i] = so_far
+    return corrected

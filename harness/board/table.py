@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.board.claims import Comparison, Verdict, Verified
+from harness.board.differences import Difference
 from harness.board.rows import Row
-from harness.board.statistics import Difference
+from harness.board.statistics import interval
 
 
 def percent(value: float | None, digits: int = 2) -> str:
@@ -42,7 +43,7 @@ def show_table(rows: list[Row], console: Console) -> None:
         table = Table(title=f"{data}, {model}: {n_weights:,} maskable weights", title_justify="left")
         for name in ("sparsity %", "density", "method"):
             table.add_column(name, justify="left" if name == "method" else "right")
-        for name in ("test accuracy %", "n", "active weights", "non-zeros"):
+        for name in ("test accuracy %", "95 % interval", "n", "active weights", "non-zeros"):
             table.add_column(name, justify="right")
         previous = None
         for row in of:
@@ -51,14 +52,17 @@ def show_table(rows: list[Row], console: Console) -> None:
             previous = row.density
             spread = f" ± {percent(row.std)}" if row.std is not None else ""
             n = f"{len(row.seeds)}" + (f" (+{len(row.failures)} failed)" if row.failures else "")
+            n += f" ({row.n_collapsed} collapsed)" if row.n_collapsed else ""
+            ends = interval(row.accuracies)
             table.add_row(
                 *shown_density(row), row.method, f"{percent(row.mean)}{spread}",
+                f"{percent(ends[0], 1)} to {percent(ends[1], 1)}" if ends else "-",
                 n, span(row.n_active), span(row.n_nonzero),
             )  # fmt: skip
         console.print(table)
         console.print(
-            "accuracy: last epoch, mean ± standard deviation over n seeds; density: kept over maskable weights "
-            "(convolutions, linear layers)",
+            "accuracy: last epoch, mean ± standard deviation over n seeds, Student's interval of the mean; density: "
+            "kept over maskable weights (convolutions, linear layers); collapsed: below twice chance",
             style="dim",
         )
         for row in of:
@@ -72,7 +76,7 @@ def show_differences(found: list[Difference], console: Console) -> None:
     """Percentage points, with their interval."""
     for d in found:
         interval = f" [{100 * d.low:+.2f}, {100 * d.high:+.2f}]" if d.low is not None and d.high is not None else ""
-        p = f", p = {d.p:.2g}" if d.p is not None else ""
+        p = f", p = {d.p_holm:.2g} after Holm" if d.p_holm is not None else ""
         console.print(
             f"{d.method} less {d.against} at density {d.density:.4g}: {100 * d.mean:+.2f} points{interval}{p} "
             f"({len(d.seeds)} seeds, paired)",

@@ -26,8 +26,8 @@ def board(
     against: Annotated[str | None, typer.Option(help="Also show differences by seed to this method.")] = None,
 ) -> None:
     """Show the leaderboard: from the records in --out, or, with --tracking, from a tracking server alone."""
+    from harness.board.differences import differences
     from harness.board.rows import as_plain, as_report, rows_from_results
-    from harness.board.statistics import differences
     from harness.board.table import show_differences, show_table
     from harness.config.recipes import out_root
     from harness.track.record import all_results, read_events, write_whole

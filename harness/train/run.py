@@ -134,6 +134,7 @@ def describe(job: Job) -> dict[str, Any]:
         "emergent": job.method.emergent,
         "n_weights": job.method.n_weights,
         "n_train": job.loader.sizes["train"],
+        "n_classes": job.loader.inputs.n_classes,
         "n_skipped_images": job.loader.n_skipped,
         "steps_per_epoch": job.clock.steps_per_epoch,
         "device": device_name(engine.device),

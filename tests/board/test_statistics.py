@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
+from harness.board.differences import Difference, differences, with_holm
 from harness.board.rows import rows_from_results
-from harness.board.statistics import differences, paired
+from harness.board.statistics import bootstrap, interval, paired
 
 
 def results(method: str, density: float, accuracies: dict[int, float]) -> list[dict[str, object]]:
@@ -55,3 +56,20 @@ def test_rows_are_compared_by_the_seeds_they_share() -> None:
     against_dense = {(d.method, d.density): d.mean for d in differences(rows, "dense")}
     assert against_dense == {("east", 0.01): pytest.approx(-0.05), ("rigl", 0.01): pytest.approx(-0.2)}
     assert differences(rows, "nothing") == []
+
+
+def test_holm_by_hand() -> None:
+    """p .01, .04, .03 of three: .03, then .03 * 2 = .06, then max(.06, .04)."""
+    found = [Difference("a", "b", 0.1, ("", ""), (0, 1), 0.0, 0.0, 0.0, p) for p in (0.01, 0.04, 0.03, None)]
+    assert [d.p_holm for d in with_holm(found)] == [pytest.approx(0.03), pytest.approx(0.06), pytest.approx(0.06), None]
+
+
+def test_intervals_of_a_mean() -> None:
+    values = [0.1, 0.2, 0.3, 0.4, 0.5]
+    assert interval(values) == pytest.approx((0.3 - 2.7764 * 0.0707107, 0.3 + 2.7764 * 0.0707107), abs=1e-5)
+    low, high = bootstrap(values) or (0.0, 0.0)
+    # the standard error that draws with replacement have is the spread over n, not n - 1, over the root of n
+    assert (low, high) == pytest.approx((0.3 - 1.96 * 0.0632, 0.3 + 1.96 * 0.0632), abs=0.01)
+    assert bootstrap(values) == bootstrap(values)
+    assert interval([0.1]) is None
+    assert bootstrap([0.1]) is None

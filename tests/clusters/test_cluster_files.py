@@ -33,4 +33,5 @@ def test_submit_attaches_to_the_cluster_it_runs_on() -> None:
     assert arguments(["bench", "demo"]) == ["bench", "demo", "--address", "auto"]
     assert arguments(["bench", "demo", "--address", "local"]) == ["bench", "demo", "--address", "local"]
     assert arguments(["bench", "demo", "--address=local"]) == ["bench", "demo", "--address=local"]
+    assert arguments(["tune", "east_imagenet"]) == ["tune", "east_imagenet", "--address", "auto"]
     assert arguments(["board"]) == ["board"]
