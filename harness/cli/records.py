@@ -23,6 +23,9 @@ def board(
     as_json: Json = False,
     save: Annotated[Path | None, typer.Option(help="Write rows, versions and commits to this JSON file.")] = None,
     made_by: Annotated[str | None, typer.Option(help="The command that made them, for --save.")] = None,
+    verified_only: Annotated[
+        bool, typer.Option("--verified-only", help="Only runs that `harness verify --run` verified.")
+    ] = False,
     against: Annotated[str | None, typer.Option(help="Also show differences by seed to this method.")] = None,
 ) -> None:
     """Show the leaderboard: from the records in --out, or, with --tracking, from a tracking server alone."""
@@ -30,7 +33,7 @@ def board(
     from harness.board.rows import as_plain, as_report, rows_from_results
     from harness.board.table import show_differences, show_table
     from harness.config.recipes import out_root
-    from harness.track.record import all_results, read_events, write_whole
+    from harness.track.record import all_results, is_verified, read_events, write_whole
 
     root = out_root(out)
     if tracking:
@@ -39,6 +42,12 @@ def board(
         results = results_from_tracking(tracking)
     else:
         results = all_results(root)
+    if verified_only:
+        if tracking:
+            raise HarnessError("--verified-only reads what `harness verify --run` left in --out: leave out --tracking")
+        results = [r for r in results if is_verified(root / r["run_id"])]
+        if not results:
+            raise HarnessError(f"no verified run in {root}: `harness verify --run RUN_ID --out {root}` first")
     if not results:
         raise HarnessError(f"no results in {tracking or root}: run `harness bench demo` first, or give --out DIR")
     rows = rows_from_results(results)
@@ -65,9 +74,18 @@ def verify(
     points: Annotated[float, typer.Option(help="Tolerance in accuracy, in points.")] = 0.5,
     share: Annotated[float, typer.Option(help="Relative tolerance in a density that came out.")] = 0.1,
     every: Annotated[bool, typer.Option("--all", help="Also list what is untested.")] = False,
+    run: Annotated[str | None, typer.Option(help="Count and evaluate this run again, from its files alone.")] = None,
+    accuracy_tolerance: Annotated[float, typer.Option(help="With --run: in points, for another processor.")] = 0.05,
+    data_root: DataRoot = None,
     as_json: Json = False,
 ) -> None:
     """Compare runs with the published claims: confirmed, contradicted, partly, underpowered or untested."""
+    if run is not None:
+        from harness.cli.options import export_data_root
+
+        export_data_root(data_root)
+        _verify_run(out[0] if out else None, run, accuracy_tolerance, as_json)
+        return
     from harness.board.claims import load_claims
     from harness.board.claims import verify as verify_claim
     from harness.board.table import show_verified
@@ -83,6 +101,28 @@ def verify(
         print(json.dumps([{**asdict(v), "claim": v.claim.model_dump()} for v in found], indent=1))
         return
     show_verified(found, points, share, every, console_for(False))
+
+
+def _verify_run(out: str | None, run: str, points: float, as_json: bool) -> None:
+    from harness.config.recipes import out_root
+    from harness.track.record import VERIFIED, write_whole
+    from harness.train.reevaluate import reevaluate
+
+    folder = out_root(out) / run
+    again = reevaluate(folder, points / 100)
+    write_whole(folder / VERIFIED, json.dumps(asdict(again), indent=1) + "\n")
+    if as_json:
+        print(json.dumps(asdict(again)))
+    else:
+        print(
+            f"{run}: {again.n_active:,} active weights, {again.n_nonzero:,} not zero, test accuracy "
+            f"{100 * again.test_accuracy:.2f} % (recorded {100 * again.recorded_accuracy:.2f} %): "
+            + ("verified" if not again.faults else "NOT verified")
+        )
+        for fault in again.faults:
+            print(f"  {fault}")
+    if again.faults:
+        raise typer.Exit(3)
 
 
 def fingerprints_of(recipe: str, method: str, density: float | None) -> set[str]:

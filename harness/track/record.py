@@ -17,6 +17,7 @@ from harness.errors import HarnessError
 
 RECORD = "record.jsonl"
 RESULT = "result.json"
+VERIFIED = "verified.json"
 STOP_NOTE = ".stop"
 """A file of this name in a run's folder asks the run to save and leave."""
 
@@ -75,6 +76,12 @@ def write_whole(path: Path, text: str) -> None:
 
 def write_result(run_dir: Path, result: dict[str, Any]) -> None:
     write_whole(run_dir / RESULT, json.dumps(result, indent=1) + "\n")
+
+
+def is_verified(run_dir: Path) -> bool:
+    """Whether its last re-evaluation agreed with its result."""
+    path = run_dir / VERIFIED
+    return path.exists() and not json.loads(path.read_text())["faults"]
 
 
 def end_early(run_dir: Path, status: str, reason: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import platform
 import subprocess
@@ -30,6 +31,7 @@ from harness.train.loop import SAVED, Progress, StopRequest, final_score, train
 
 SCHEMA = 1
 LOCK = ".lock"
+CONFIG, MASKS, WEIGHTS = "config.yaml", "masks.safetensors", "weights.safetensors"
 PACKAGES = ("sparsity-harness", "torch", "torchvision", "numpy", "deepspeed", "ray", "nvidia-dali-cuda130")
 
 
@@ -113,7 +115,7 @@ def leave_nothing(run_dir: Path) -> None:
 def start_files(job: Job, record_bytes: int, step: int) -> None:
     assert job.record is not None
     job.record.rewind(record_bytes)
-    write_whole(job.run_dir / "config.yaml", yaml.safe_dump(job.config.model_dump(mode="json"), sort_keys=False))
+    write_whole(job.run_dir / CONFIG, yaml.safe_dump(job.config.model_dump(mode="json"), sort_keys=False))
     if step == 0:
         job.record.append("start", **describe(job), total_steps=job.clock.total_steps)
 
@@ -185,13 +187,21 @@ def finish(job: Job, progress: Progress) -> dict[str, Any]:
     if job.record is not None:
         masks = {name: mask.cpu() for name, mask in current_masks(job.engine).items()}
         weights = {k: v for k, v in state.items() if not k.startswith(OPTIMIZER)}
-        save_tensors(job.run_dir / "masks.safetensors", masks, {"run_id": result["run_id"]})
-        save_tensors(job.run_dir / "weights.safetensors", weights, {"run_id": result["run_id"]})
+        if job.average is not None:
+            weights |= job.average.average  # what was evaluated
+        save_tensors(job.run_dir / MASKS, masks, {"run_id": result["run_id"]})
+        save_tensors(job.run_dir / WEIGHTS, weights, {"run_id": result["run_id"]})
+        result["sha256"] = {name: sha256(job.run_dir / name) for name in (CONFIG, MASKS, WEIGHTS)}
         job.record.append("end", step=progress.step, status="done", test_accuracy_last=test_accuracy)
         write_result(job.run_dir, result)
         drop_checkpoint(job.run_dir)
     job.engine.ranks.barrier()
     return result
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @cache
