@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -255,6 +256,10 @@ def _search(name: str, file: SearchFile, plain: dict[str, Any], space: dict[str,
         grid_of(search)
     search.base  # noqa: B018 (validates)
     search.configure(Lowest())  # every key leads somewhere
+    for i, params in enumerate(file.start):
+        outside = {k: v for k, v in params.items() if k not in inside(search, params)}
+        if outside and not file.methods:
+            raise HarnessError(f"{name}: start {i}: the space does not hold {outside}")
     return search
 
 
@@ -282,3 +287,34 @@ class Lowest:
 
     def suggest_categorical(self, name: str, choices: list[Any]) -> Any:
         return choices[0]
+
+
+class Within(Lowest):
+    """Proposes given values as far as they lie in the space, and notes which do."""
+
+    def __init__(self, params: dict[str, Any]) -> None:
+        self.params, self.kept = params, {}  # type: ignore[var-annotated]
+
+    def _take(self, name: str, fits: Callable[[Any], bool], instead: Any) -> Any:
+        if name not in self.params or not fits(self.params[name]):
+            return instead
+        self.kept[name] = self.params[name]
+        return self.params[name]
+
+    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> float:  # fmt: skip  # noqa: E501
+        value: float = self._take(name, lambda v: not isinstance(v, str | None) and low <= v <= high, low)
+        return value
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        value: int = self._take(name, lambda v: isinstance(v, int) and v in range(low, high + 1, step), low)
+        return value
+
+    def suggest_categorical(self, name: str, choices: list[Any]) -> Any:
+        return self._take(name, lambda v: v in choices, choices[0])
+
+
+def inside(search: Search, params: dict[str, Any]) -> dict[str, Any]:
+    """The part of `params` that a search could propose."""
+    within = Within(params)
+    search.configure(within)
+    return within.kept

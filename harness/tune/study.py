@@ -29,7 +29,7 @@ from harness.config import Cell
 from harness.errors import HarnessError
 from harness.track.record import STOP_NOTE, end_early, read_events, read_result, write_whole
 from harness.tune.samplers import pruner_for, sampler_for
-from harness.tune.search import Search, grid_of
+from harness.tune.search import Search, grid_of, inside
 
 JOURNAL = "journal.log"
 DEFINITION = "search.yaml"
@@ -121,6 +121,7 @@ class Study:
         )  # fmt: skip
         self.running: dict[int, Proposal] = {}
         self.held: Proposal | None = None
+        self.gpu_share = 1.0
         self.on_run: Callable[[str], None] = lambda run_id: None
         """Called with each run before it is started."""
         self._unfinished = [t.number for t in self.trials((TrialState.RUNNING,))]
@@ -142,8 +143,8 @@ class Study:
         return f"one of the best again, seed {seed}"
 
     def enqueue(self, params: dict[str, Any], **facts: Any) -> None:
-        """Propose this before anything else; parameters it leaves out are sampled."""
-        self.optuna.enqueue_trial(params, user_attrs=facts, skip_if_exists=True)
+        """Propose this before anything else; parameters it leaves out, or that lie outside the space, are sampled."""
+        self.optuna.enqueue_trial(inside(self.search, params), user_attrs=facts, skip_if_exists=True)
 
     # --- what is tried ---------------------------------------------------------------------------------
 
@@ -257,15 +258,15 @@ class Study:
         results = [read_result(self.runs / cell.run_id) for cell in proposal.cells]
         found = [r for r in results if r is not None]
         trial = self._trial(number)
-        for key, value in facts_of(found, self.runs).items():
+        for key, value in facts_of(found, self.runs, self.gpu_share).items():
             trial.set_user_attr(key, value)
         self.optuna.set_user_attr("seconds", self.seconds)
         done = [r for r in found if r["status"] == "done"]
-        if len(done) == len(proposal.cells):
+        if pruned_at is not None:  # even if the run came to its end before it saw the note
+            self.optuna.tell(number, state=TrialState.PRUNED)
+        elif len(done) == len(proposal.cells):
             values = [mean(float(r[o.metric]) for r in done) for o in self.search.file.objectives]
             self.optuna.tell(number, values)
-        elif pruned_at is not None:
-            self.optuna.tell(number, state=TrialState.PRUNED)
         else:
             bad = [r.get("reason") or r["status"] for r in found if r["status"] != "done"]
             self._fail(number, bad[0] if bad else lost or "its process was lost and left no result")
@@ -275,7 +276,7 @@ class Study:
         self.optuna.tell(number, state=TrialState.FAIL)
 
 
-def facts_of(results: list[dict[str, Any]], runs: Path) -> dict[str, Any]:
+def facts_of(results: list[dict[str, Any]], runs: Path, gpu_share: float) -> dict[str, Any]:
     """What a trial cost, and its numbers by seed."""
     facts: dict[str, Any] = {}
     seconds, flops, gpu_seconds = 0.0, 0.0, 0.0
@@ -285,7 +286,7 @@ def facts_of(results: list[dict[str, Any]], runs: Path) -> dict[str, Any]:
         seconds += spent
         flops += float(r.get("train_flops") or (last[0]["train_flops"] if last else 0.0))
         if r.get("device_type") == "cuda":
-            gpu_seconds += spent * r["workers"]
+            gpu_seconds += spent * r["workers"] * gpu_share
     facts["train_seconds"], facts["train_flops"], facts["gpu_hours"] = seconds, flops, gpu_seconds / 3600
     done = [r for r in results if r["status"] == "done"]
     for key in ("val_accuracy_last", "density", "train_flops", "train_seconds"):

@@ -22,7 +22,7 @@ from harness.tune.launch import at_once, run_trials
 from harness.tune.progress import Glance, ProgressView, fraction_done
 from harness.tune.search import Search
 from harness.tune.searching import StudySearcher
-from harness.tune.study import Study, cost_of, load_trials, owned_study
+from harness.tune.study import Study, cost_of, facts_of, load_trials, owned_study
 
 BEST = "best.yaml"
 SUMMARY = "summary.json"
@@ -67,6 +67,7 @@ def run_study(
     like, leave = Cell(study.search.base, 0), LeaveRequest()
     check_fits([like], resources)
     searcher = StudySearcher(study, leave, uses_gpu(like, resources), lambda: unconfirmed(study))
+    study.gpu_share = gpu_share
     n_at_once = at_once(like, resources, gpu_share, concurrent)
     with ProgressView(StudyLook(study), console):
         run_trials(like, study.folder, resources, leave, n_at_once, searcher=searcher, gpu_share=gpu_share)
@@ -125,7 +126,7 @@ def confirmed_best(study: Study) -> list[dict[str, Any]]:
                 "std": stdev(values) if len(values) > 1 else None,
                 "train_seconds": sum(r["train_seconds"] for r in done),
                 "train_flops": sum(r["train_flops"] for r in done),
-                "gpu_hours": sum(r["train_seconds"] * r["workers"] / 3600 for r in done if r["device_type"] == "cuda"),
+                "gpu_hours": facts_of(done, study.runs, study.gpu_share)["gpu_hours"],
             }
         )  # fmt: skip
     sign = -1 if objective.direction == "maximize" else 1

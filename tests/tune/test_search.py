@@ -75,6 +75,7 @@ def test_the_end_is_not_part_of_what_a_search_is(tmp_path: Path) -> None:
             {"space": {"optimizer.lr": {**SPACE["optimizer.lr"], "when": {"method.style": ["append"]}}}},
             "space.optimizer.lr.when: 'method.style' is not varied before it",
         ),
+        ({"start": [{"optimizer.lr": 5.0}]}, "start 0: the space does not hold {'optimizer.lr': 5.0}"),
         ({"budget": {}}, "a search needs an end"),
         ({"sampler": {"name": "grid"}}, "space.optimizer.lr: a grid needs a step"),
         (

@@ -273,6 +273,15 @@ def test_what_is_tried_first(tmp_path: Path) -> None:
         assert study.next() is None
 
 
+def test_what_lies_outside_the_space_is_sampled_instead(tmp_path: Path) -> None:
+    with owned_study(tmp_path / "s", small_search(tmp_path)) as study:
+        study.enqueue({"optimizer.lr": 7.0, "method.drop_fraction": 0.25, "method.unknown": 3})
+        proposal = study.next()
+        assert proposal is not None
+        assert 0.01 <= proposal.cells[0].config.optimizer.lr <= 1
+        assert proposal.cells[0].config.method.model_dump()["drop_fraction"] == 0.25
+
+
 def test_the_journal_is_an_ordinary_one(tmp_path: Path) -> None:
     run_to_the_end(tmp_path / "s", small_search(tmp_path, budget={"trials": 3}))
     assert isinstance(load_trials(tmp_path / "s", "small"), optuna.Study)
