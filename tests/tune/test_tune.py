@@ -123,11 +123,13 @@ def test_ten_kills_with_several_trials_running(tmp_path: Path, cluster: Any) -> 
     n = 12
     path = write_search(tmp_path, recipe=recipe, budget={"trials": n}, confirm={"top": 1, "seeds": 1})
     out, moments = tmp_path / "out", random.Random(1)
-    for _ in range(10):
+    for i in range(10):
         process = tune(path, out, cluster.address, "--concurrent", "3")
-        wanted = n_evaluations(out) + moments.randint(1, 20)
-        wait_for(lambda wanted=wanted, process=process: n_evaluations(out) >= wanted or process.poll() is not None)
-        time.sleep(moments.random())
+        if i % 2:  # while starting, or soon after
+            time.sleep(moments.uniform(3, 12))
+        else:  # while trials train
+            wanted = n_evaluations(out) + moments.randint(1, 12)
+            wait_for(lambda wanted=wanted, process=process: n_evaluations(out) >= wanted or process.poll() is not None)
         kill(process)
     finish(tune(path, out, cluster.address, "--concurrent", "3"))
     trials = trials_of(out)
