@@ -150,10 +150,11 @@ def show_summary(summary: dict[str, Any], folder: Path, console: Console) -> Non
     for column in ("trial", *metrics) if several else ("trial", f"{metrics[0]} in the search", "fresh seeds"):
         table.add_column(column, justify="right")
     table.add_column("parameters")
-    for line in summary["front"] if several else summary["confirmed"]:
-        number = line if several else line["number"]
+    fresh = {c["number"]: shown(c) for c in summary["confirmed"]}
+    for number in summary["front"] if several else list(fresh) or [summary["best"]]:
         trial = by_number[number]
-        values = [f"{v:.4g}" for v in trial["values"]] if several else [f"{line['searched']:.4f}", shown(line)]
+        values = [f"{v:.4g}" for v in trial["values"]]
+        values += [] if several else [fresh.get(number, "-")]
         table.add_row(str(number), *values, short_params(trial["params"]))
     console.print(table)
     reasons = {t["reason"] for t in summary["trials"] if "reason" in t}
@@ -179,7 +180,7 @@ def show_comparison(summaries: list[dict[str, Any]], console: Console) -> None:
     from harness.tune.fairness import compare
 
     table = Table(title="methods on the same terms", title_justify="left")
-    for column in ("study", "trials", "training min", "GPU-h", "best in search", "fresh seeds", "n", "expected best of 5", "of 20"):  # fmt: skip  # noqa: E501
+    for column in ("study", "trials", "training min", "GPU-h", "best in search", "fresh seeds", "n", "of 5*", "of 20"):  # fmt: skip  # noqa: E501
         table.add_column(column, justify="left" if column == "study" else "right")
     for line in compare(summaries):
         curve = line["expected_best"]
@@ -192,6 +193,7 @@ def show_comparison(summaries: list[dict[str, Any]], console: Console) -> None:
             searched, fresh, str(line["n_fresh"]), *at,
         )  # fmt: skip
     console.print(table)
+    console.print("*: expected best of so many trials of the search", style="dim")
 
 
 @app.command()

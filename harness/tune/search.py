@@ -75,7 +75,9 @@ class Budget(Section):
 class Confirm(Section):
     """The best trials again with seeds the search has not used, before one is called best."""
 
-    top: int = Field(3, ge=1)
+    top: int = Field(3, ge=0)
+    """How many. With 0 none is run again, and the best of the search stands as it is."""
+
     seeds: int = Field(3, ge=1)
 
 
