@@ -180,7 +180,7 @@ def show_comparison(summaries: list[dict[str, Any]], console: Console) -> None:
     from harness.tune.fairness import compare
 
     table = Table(title="methods on the same terms", title_justify="left")
-    for column in ("study", "trials", "training min", "GPU-h", "best in search", "fresh seeds", "n", "of 5*", "of 20"):  # fmt: skip  # noqa: E501
+    for column in ("study", "trials", "training min", "GPU-h", "best in search", "fresh seeds", "n", "of 5*", "of 20*"):  # fmt: skip  # noqa: E501
         table.add_column(column, justify="left" if column == "study" else "right")
     for line in compare(summaries):
         curve = line["expected_best"]
