@@ -182,7 +182,8 @@ def trainers(out: Path) -> list[psutil.Process]:
 
 def test_a_second_driver_a_stop_and_a_full_disk(tmp_path: Path, cluster: Any) -> None:
     """A full disk is a limit on the size of the driver's own files: no mount is needed for it."""
-    path = write_search(tmp_path, recipe=SLOWER, budget={"trials": 4}, confirm={"top": 0})
+    recipe = {**SLOWER, "schedule": {"epochs": 240}}  # it must outlast the second driver's start
+    path = write_search(tmp_path, recipe=recipe, budget={"trials": 4}, confirm={"top": 0})
     out = tmp_path / "out"
     first = tune(path, out, cluster.address)
     wait_for(lambda: n_evaluations(out) >= 1)
