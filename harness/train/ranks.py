@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import socket
+import sys
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 
 import torch
@@ -57,15 +60,29 @@ def join(device: torch.device, needs_group: bool) -> Ranks:
             os.environ.update(
                 RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port())
             )
+        # Both bind the group of the moment to defaults of their functions where they are imported after it is made,
+        # as DistributedDataParallel does with the first, and the group then outlives `leave`.
+        import torch.distributed.nn.functional  # noqa: F401
+
+        if needs_group:
+            with redirect_stdout(sys.stderr):
+                import deepspeed  # noqa: F401
+
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        # its threads must be gone before the interpreter is, or the process may abort after all is done
-        atexit.register(_leave)
+        atexit.register(leave)
     return Ranks(dist.get_rank(), dist.get_world_size())
 
 
-def _leave() -> None:
-    if dist.is_initialized():
+def leave() -> None:
+    """End the group and its threads: one that outlives the interpreter aborts a process whose work is all done."""
+    if not dist.is_initialized():
+        return
+    comm = sys.modules.get("deepspeed.comm.comm")
+    if comm is not None and comm.cdb is not None:
+        comm.destroy_process_group()
+    else:
         dist.destroy_process_group()
+    gc.collect()  # engines are cycles that hold the group
 
 
 def _free_port() -> int:

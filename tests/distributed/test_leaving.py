@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from tests.distributed.processes import run_ranks
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+@pytest.mark.parametrize("engine", [{}, {"name": "deepspeed", "zero_stage": 1}], ids=["torch", "deepspeed"])
+def test_no_thread_of_the_group_outlives_it(engine: dict[str, object]) -> None:
+    """One that does may meet an interpreter that is gone, and aborts the process after all its work is done."""
+    for code, output in run_ranks(["-m", "tests.distributed.leaving", json.dumps(engine)], 2):
+        assert code == 0, output[-2000:]
+        assert "met as gloo" in output
+        assert output.split("left with")[1].split() == []
