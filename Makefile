@@ -10,12 +10,15 @@ OUT ?= runs
 setup: $(VENV)/.ready
 
 # DeepSpeed comes as source and imports torch while it is built: it is installed second, in the finished environment.
+# Compiled here, once, everything starts two to three times faster where Python may not write what it compiles;
+# compileall fails for the few files of packages that are for newer Pythons.
 $(VENV)/.ready: pyproject.toml constraints.txt Makefile
 	@echo "setting up $(VENV) (about 7 GB; one to three minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.8,<1"
 	@$(UV) -e ".[dev]" setuptools wheel py-cpuinfo ninja
 	@DS_BUILD_OPS=0 $(UV) --no-build-isolation-package deepspeed -e ".[dev,deepspeed]"
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	@touch $@
 
 demo: setup
