@@ -129,10 +129,7 @@ def fingerprints_of(recipe: str, method: str, density: float | None) -> set[str]
     """Who the runs of a claim are: those of its method in its recipe, at its density where one is asked for."""
     from harness.config import cells_of, fingerprint, load_recipe, registry
 
-    try:
-        configs = [cell.config for cell in cells_of(load_recipe(recipe))]
-    except HarnessError:  # a suite with methods that are not here yet
-        return set()
+    configs = [cell.config for cell in cells_of(load_recipe(recipe))]
     asked = method in registry.METHODS and registry.load("method", method, registry.METHODS).takes_density
     wanted = [c for c in configs if c.method.name == method]
     return {fingerprint(c) for c in wanted if not asked or density in (None, c.method.density)}
@@ -151,7 +148,27 @@ def sync(out: Out = None, tracking: Tracking = None) -> None:
     mirror = BackgroundMirror(uri, "sparsity-harness", root, run_dirs)
     if not mirror.close(all_results(root)):
         raise HarnessError(f"{uri} did not take everything: {mirror.failure}")
-    print(f"{len(run_dirs)} runs are in {uri}")
+    n_trials = sum(_sync_study(folder.parent, root, uri) for folder in sorted(root.glob("studies/*/journal.log")))
+    print(f"{len(run_dirs)} runs are in {uri}" + (f", and {n_trials} of searches" if n_trials else ""))
+
+
+def _sync_study(folder: Path, root: Path, uri: str) -> int:
+    """The runs of a search as children of its own run; returns how many."""
+    from harness.track.mirror import BackgroundMirror
+    from harness.track.record import RECORD
+    from harness.tune.study import load_trials, run_name
+    from harness.tune.tuning import SUMMARY
+
+    trials = load_trials(folder, folder.name).get_trials(deepcopy=False)
+    runs = [path.parent for path in sorted(folder.glob(f"runs/*/{RECORD}"))]
+    mirror = BackgroundMirror(uri, "sparsity-harness", root, runs, folder.name)
+    mirror.mirror.names |= {run.name: run_name(trials, run.name) for run in runs}
+    whole, summary = mirror.close(), folder / SUMMARY
+    if whole and summary.exists():
+        whole = mirror.close_study(json.loads(summary.read_text()), [summary])
+    if not whole:
+        raise HarnessError(f"{uri} did not take everything of the search {folder.name}: {mirror.failure}")
+    return len(runs)
 
 
 @app.command()

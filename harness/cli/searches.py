@@ -80,7 +80,7 @@ def tune(
         return
     for one in summaries:
         show_summary(one, studies_root(root) / one["name"], console)
-    if len(summaries) > 1:
+    if len(summaries) > 1 and len(summaries[0]["objectives"]) == 1:  # fronts have no one order
         show_comparison(summaries, console)
 
 

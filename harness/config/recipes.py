@@ -138,11 +138,16 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
         if isinstance(parsed, str):
             with suppress(ValueError):
                 parsed = float(parsed)  # YAML 1.1 reads 1e-4 as a string
-        nested: Any = parsed
-        for part in reversed(key.split(".")):
-            nested = {part: nested}
-        patch = merge(patch, nested)
+        patch = merge(patch, nested(key, parsed))
     return patch
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """`method.density` and a value as {"method": {"density": value}}."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    out: dict[str, Any] = value
+    return out
 
 
 def build_config(plain: dict[str, Any], where: str) -> RunConfig:

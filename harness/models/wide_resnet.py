@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from harness.config.schema import ModelConfig
@@ -51,21 +53,12 @@ class WideResNet(nn.Module):
         return self.classifier(self.act(self.norm(x)).mean((2, 3)))
 
 
-def wrn_16_8(config: ModelConfig, inputs: InputShape) -> nn.Module:
-    fixed_width(config)
-    return WideResNet(16, 8, inputs)
+def of_size(depth: int, widen: int) -> Callable[[ModelConfig, InputShape], nn.Module]:
+    def build(config: ModelConfig, inputs: InputShape) -> nn.Module:
+        fixed_width(config)
+        return WideResNet(depth, widen, inputs)
+
+    return build
 
 
-def wrn_22_2(config: ModelConfig, inputs: InputShape) -> nn.Module:
-    fixed_width(config)
-    return WideResNet(22, 2, inputs)
-
-
-def wrn_16_10(config: ModelConfig, inputs: InputShape) -> nn.Module:
-    fixed_width(config)
-    return WideResNet(16, 10, inputs)
-
-
-def wrn_28_8(config: ModelConfig, inputs: InputShape) -> nn.Module:
-    fixed_width(config)
-    return WideResNet(28, 8, inputs)
+wrn_16_8, wrn_16_10, wrn_22_2, wrn_28_8 = of_size(16, 8), of_size(16, 10), of_size(22, 2), of_size(28, 8)

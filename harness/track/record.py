@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -78,10 +79,18 @@ def write_result(run_dir: Path, result: dict[str, Any]) -> None:
     write_whole(run_dir / RESULT, json.dumps(result, indent=1) + "\n")
 
 
+def sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def is_verified(run_dir: Path) -> bool:
-    """Whether its last re-evaluation agreed with its result."""
+    """Whether its last re-evaluation agreed with its result, and that result is still the one it has."""
     path = run_dir / VERIFIED
-    return path.exists() and not json.loads(path.read_text())["faults"]
+    if not path.exists():
+        return False
+    found = json.loads(path.read_text())
+    return not found["faults"] and bool(found["result_sha256"] == sha256(run_dir / RESULT))
 
 
 def end_early(run_dir: Path, status: str, reason: str) -> None:

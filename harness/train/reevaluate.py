@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 
 from harness.config import build_config
 from harness.errors import HarnessError
-from harness.track.record import read_result
+from harness.track.record import RESULT, read_result, sha256
 from harness.train.checks import count_layers, current_masks
 from harness.train.evaluate import evaluate
 from harness.train.job import build_job
-from harness.train.run import CONFIG, MASKS, WEIGHTS, sha256
+from harness.train.run import CONFIG, MASKS, WEIGHTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,8 @@ class Again:
     n_nonzero: int
     test_accuracy: float
     recorded_accuracy: float
+    result_sha256: str
+    """Of the result.json this was found of."""
 
 
 def reevaluate(run_dir: Path, tolerance: float) -> Again:
@@ -38,6 +40,7 @@ def reevaluate(run_dir: Path, tolerance: float) -> Again:
     finished run, or where its files cannot be read.
     """
     result = read_result(run_dir)
+    signature = sha256(run_dir / RESULT) if result is not None else ""
     if result is None or result["status"] != "done" or result.get("test_accuracy_last") is None:
         raise HarnessError(f"{run_dir} holds no finished run that was tested")
     faults = [
@@ -71,4 +74,4 @@ def reevaluate(run_dir: Path, tolerance: float) -> Again:
             faults.append(f"{here:,} {what}, recorded are {recorded:,}")
     if abs(accuracy - result["test_accuracy_last"]) > tolerance:
         faults.append(f"test accuracy {100 * accuracy:.3f} %, recorded are {100 * result['test_accuracy_last']:.3f} %")
-    return Again(run_dir.name, tuple(faults), n_active, n_nonzero, accuracy, result["test_accuracy_last"])
+    return Again(run_dir.name, tuple(faults), n_active, n_nonzero, accuracy, result["test_accuracy_last"], signature)

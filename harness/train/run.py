@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import platform
 import subprocess
@@ -22,7 +21,7 @@ import yaml
 from harness.config import RunConfig, fingerprint, run_id
 from harness.config.schema import model_label, shown_name
 from harness.errors import Diverged, HarnessError
-from harness.track.record import make_writable, read_result, write_result, write_whole
+from harness.track.record import make_writable, read_result, sha256, write_result, write_whole
 from harness.train.checkpoint import drop_checkpoint, load_checkpoint, save_tensors
 from harness.train.checks import check_counts, count_layers, count_uncounted, current_masks
 from harness.train.engine import OPTIMIZER
@@ -197,11 +196,6 @@ def finish(job: Job, progress: Progress) -> dict[str, Any]:
         drop_checkpoint(job.run_dir)
     job.engine.ranks.barrier()
     return result
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @cache

@@ -28,7 +28,7 @@ def curve_of(summary: dict[str, Any]) -> list[float]:
 
 
 def compare(summaries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One line per method of a search over several, best confirmed mean first."""
+    """One line per method of a search with one objective, the best confirmed mean first."""
     lines = []
     for summary in summaries:
         values = [t["values"][0] for t in summary["trials"] if t["state"] == "complete"]
@@ -43,5 +43,6 @@ def compare(summaries: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "n_fresh": len(best["values"]) if best else 0, "expected_best": curve_of(summary),
             }
         )  # fmt: skip
-    lines.sort(key=lambda line: (line["fresh_mean"] is None, -(line["fresh_mean"] or 0)))
+    sign = -1 if summaries[0]["objectives"][0]["direction"] == "maximize" else 1
+    lines.sort(key=lambda line: (line["fresh_mean"] is None, sign * (line["fresh_mean"] or 0)))
     return lines

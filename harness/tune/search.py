@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from harness.config import RunConfig, Section, build_config, identity_of, load_recipe, registry
-from harness.config.recipes import explain, find_file, merge
+from harness.config.recipes import explain, find_file, merge, nested
 from harness.config.space import Proposer, Scalar, Space
 from harness.errors import HarnessError
 
@@ -173,13 +173,6 @@ class Noted:
     def _note(self, name: str, value: Any) -> Any:
         self.values[name] = value
         return value
-
-
-def nested(key: str, value: Any) -> dict[str, Any]:
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    out: dict[str, Any] = value
-    return out
 
 
 def shipped_searches() -> dict[str, Path]:

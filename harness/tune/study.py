@@ -104,6 +104,15 @@ def load_trials(folder: Path, name: str) -> optuna.Study:
     return optuna.load_study(study_name=name, storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))))
 
 
+def run_name(trials: list[FrozenTrial], run_id: str) -> str:
+    """What a run of a study is to a reader."""
+    seed = run_id.rpartition("-")[2]
+    for trial in trials:
+        if run_id in trial.user_attrs.get("runs", []):
+            return f"trial {trial.number}, seed {seed}"
+    return f"one of the best again, seed {seed}"
+
+
 def n_trials(folder: Path, name: str) -> int:
     """Trials a study has begun, 0 where there is none."""
     return len(load_trials(folder, name).get_trials(deepcopy=False)) if (folder / JOURNAL).exists() else 0
@@ -133,14 +142,6 @@ class Study:
 
     def trials(self, states: tuple[TrialState, ...] | None = None) -> list[FrozenTrial]:
         return self.optuna.get_trials(deepcopy=False, states=states)
-
-    def name_of(self, run_id: str) -> str:
-        """What a run of this study is to a reader."""
-        seed = run_id.rpartition("-")[2]
-        for trial in self.trials():
-            if run_id in trial.user_attrs.get("runs", []):
-                return f"trial {trial.number}, seed {seed}"
-        return f"one of the best again, seed {seed}"
 
     def enqueue(self, params: dict[str, Any], **facts: Any) -> None:
         """Propose this before anything else; parameters it leaves out, or that lie outside the space, are sampled."""

@@ -22,7 +22,7 @@ from harness.tune.launch import at_once, run_trials
 from harness.tune.progress import Glance, ProgressView, fraction_done
 from harness.tune.search import Search
 from harness.tune.searching import StudySearcher
-from harness.tune.study import Study, cost_of, facts_of, load_trials, owned_study
+from harness.tune.study import Study, cost_of, facts_of, load_trials, owned_study, run_name
 
 BEST = "best.yaml"
 SUMMARY = "summary.json"
@@ -45,7 +45,7 @@ def run_search(
     with owned_study(folder, search) as study:
         for proposal in warm or []:
             study.enqueue(**proposal)
-        study.on_run = lambda run_id: follow(study.runs / run_id, study.name_of(run_id))
+        study.on_run = lambda run_id: follow(study.runs / run_id, run_name(study.trials(), run_id))
         for record in sorted(study.runs.glob(f"*/{RECORD}")):
             study.on_run(record.parent.name)
         if study.exhausted and not unconfirmed(study):

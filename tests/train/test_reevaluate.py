@@ -97,6 +97,10 @@ def test_the_command_and_the_board(tmp_path: Path) -> None:
     assert "NOT verified\n  weights.safetensors is not the file that was written" in refused.stdout
     rows = json.loads(harness("board", "--verified-only", "--json").stdout)
     assert [row["method"] for row in rows] == ["rigl"]
+    result = read_result(good)
+    assert result is not None
+    write_result(good, {**result, "test_accuracy_last": 0.99})  # what was verified is no longer what it says
+    assert harness("board", "--verified-only").returncode == 2
     nowhere = harness("verify", "--run", "nothing")
     assert nowhere.returncode == 2
     assert "holds no finished run" in nowhere.stderr

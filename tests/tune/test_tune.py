@@ -145,13 +145,9 @@ def test_ten_kills_with_several_trials_running(tmp_path: Path, cluster: Any) -> 
         steps = [e["step"] for e in read_events(out / "studies/small/runs" / run) if e["event"] == "evaluation"]
         assert steps == sorted(set(steps))
     with sqlite3.connect(out / "mlflow.db") as held:
-        states = held.execute(
-            "select t.value, r.status, count(*) from runs r join tags t on t.run_uuid = r.run_uuid "
-            "where t.key = 'harness.kind' group by 1, 2"
-        ).fetchall()
         parents = held.execute("select count(distinct value) from tags where key = 'mlflow.parentRunId'").fetchone()[0]
         names = {name for (name,) in held.execute("select name from runs")}
-    assert sorted(states) == [("study", "FINISHED", 1), ("trial", "FINISHED", n + 1)]
+    assert tracked(out) == {"study": {"FINISHED": 1}, "trial": {"FINISHED": n + 1}}
     assert names == {"small", "one of the best again, seed 1", *(f"trial {i}, seed 0" for i in range(n))}
     assert parents == 1
 
@@ -253,6 +249,24 @@ def test_what_comes_out(tmp_path: Path, cluster: Any) -> None:
     assert row["tuning"]["best"] == summary["confirmed"][0]["mean"]
     assert set(row["tuning"]["expected_best"]) == {"1", "2", "4"}
     assert "tuned: 6 trials of the study small" in row["remarks"][0]
+    for _ in range(2):  # nothing was tracked; sending the records twice is sending them once
+        sent = harness("sync", "--out", str(out))
+        assert "and 10 of searches" in sent.stdout, sent.stderr
+    held = tracked(out)
+    assert held["study"] == {"FINISHED": 1}
+    assert held["trial"] == {"FINISHED": 8, "FAILED": 2}  # four of six trials, four confirmations
+
+
+def tracked(out: Path) -> dict[str, dict[str, int]]:
+    """How many tracking runs there are of each kind and state."""
+    found: dict[str, dict[str, int]] = {}
+    with sqlite3.connect(out / "mlflow.db") as held:
+        for kind, status, n in held.execute(
+            "select t.value, r.status, count(*) from runs r join tags t on t.run_uuid = r.run_uuid "
+            "where t.key = 'harness.kind' group by 1, 2"
+        ):
+            found.setdefault(kind, {})[status] = n
+    return found
 
 
 def harness(*words: str) -> subprocess.CompletedProcess[str]:
