@@ -17,6 +17,12 @@ from harness.config.schema import Section
 from harness.errors import HarnessError
 
 PACKAGES = ("baselines", "east")
+POINTS = 0.5
+"""Tolerance in accuracy: points of difference that do not matter."""
+
+SHARE = 0.1
+"""Relative tolerance in a density that came out of training."""
+
 Verdict = Literal["confirmed", "contradicted", "partly", "underpowered", "untested"]
 
 

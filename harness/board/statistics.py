@@ -45,6 +45,38 @@ def bootstrap(values: Sequence[float], n_draws: int = 10_000) -> tuple[float, fl
     return float(low), float(high)
 
 
+def power(effect: float, n: int, alpha: float = 0.05) -> float:
+    """Of the two-sided paired t-test with n pairs, for a mean difference of `effect` standard deviations."""
+    from scipy.stats import nct, t
+
+    critical, away = float(t.ppf(1 - alpha / 2, n - 1)), effect * math.sqrt(n)
+    return float(nct.sf(critical, n - 1, away) + nct.cdf(-critical, n - 1, away))
+
+
+REACH = 1.959964 + 0.841621
+"""Quantiles of the normal distribution for 5 %, two-sided, and 80 %."""
+
+
+def seeds_needed(values: Sequence[float], most: int = 1000) -> int | None:
+    """Pairs in all for 80 % power at 5 %, if the mean and spread of these differences are the true ones.
+
+    None below two values, for differences of mean 0, and where `most` would not do.
+    """
+    if len(values) < 2 or mean(values) == 0:
+        return None
+    spread = stdev(values)
+    if spread == 0:
+        return 2
+    effect = abs(mean(values)) / spread
+    about = (REACH / effect) ** 2  # of the normal distribution: a little below what Student's needs
+    if about > most:
+        return None
+    n = max(2, int(about))
+    while power(effect, n) < 0.8:
+        n += 1
+    return n
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down correction, in the order given."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])

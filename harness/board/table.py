@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from itertools import groupby
-from statistics import mean, stdev
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import mean, median, stdev
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from harness.board.claims import Comparison, Verdict, Verified
+from harness.board.claims import Claim, Comparison, Verdict, Verified
 from harness.board.differences import Difference
-from harness.board.rows import Row
-from harness.board.statistics import interval
+from harness.board.ranking import ALPHA, Judged, Standing, judged
+from harness.board.rows import Row, tables_of
+from harness.board.statistics import bootstrap, interval
 
 
 def percent(value: float | None, digits: int = 2) -> str:
@@ -35,41 +37,177 @@ def shown_density(row: Row) -> tuple[str, str]:
     return (sparsity, density) if spread is None else (f"{sparsity} ± {100 * spread:.2f}", f"{density} ± {spread:.4f}")
 
 
-def show_table(rows: list[Row], console: Console) -> None:
-    """One table per data set and model, densities apart; failures below, in words."""
-    for (data, model), group in groupby(rows, key=lambda r: (r.data, r.model)):
-        of = list(group)
-        n_weights = max(r.n_weights for r in of)
-        table = Table(title=f"{data}, {model}: {n_weights:,} maskable weights", title_justify="left")
-        for name in ("sparsity %", "density", "method"):
-            table.add_column(name, justify="left" if name == "method" else "right")
-        for name in ("test accuracy %", "95 % interval", "n", "active weights", "non-zeros"):
-            table.add_column(name, justify="right")
-        previous = None
-        for row in of:
-            if previous is not None and previous != row.density:
+def title_of(table: list[Row]) -> str:
+    """What all rows of a table share."""
+    one = next((r for r in table if r.accuracies), table[0])
+    images = f"{one.n_train:,} images trained on" if one.n_train else ""
+    images += f", {one.n_test:,} tested on" if one.n_test else ""
+    exempt = f" and {one.n_exempt:,} that stay dense" if one.n_exempt else ""
+    parts = [f"{one.data}, {one.model}", f"{one.n_weights:,} maskable weights{exempt}", one.setting_label, images]
+    return "; ".join(part for part in parts if part)
+
+
+def beside(claims: Iterable[Claim], table: list[Row]) -> list[Claim]:
+    """Published cells of the same data set and network, at about the densities of a table."""
+    densities = [r.density for r in table]
+    return [
+        c for c in claims
+        if (c.data, c.model) == (table[0].data, table[0].model) and c.mean is not None and c.density is not None
+        and any(abs(c.density / d - 1) <= NEAR for d in densities)
+    ]  # fmt: skip
+
+
+NEAR = 0.25
+"""How far a published density may lie from one of ours, relatively, to be shown beside it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    name: str
+    text: Callable[[Row], str]
+    left: bool = False
+
+
+def show_table(rows: list[Row], console: Console, claims: Iterable[Claim] = (), wide: bool = False) -> None:
+    """One table per convention, densities apart; what was published in grey; failures below, in words."""
+    claims = list(claims)
+    tables = judged(rows)
+    for held in tables:
+        of = held.rows
+        columns = columns_of(held, wide)
+        table = Table(title=title_of(of), title_justify="left", box=box.SIMPLE_HEAD)
+        for column in columns:
+            table.add_column(column.name, justify="left" if column.left else "right", no_wrap=True)
+        entries: list[tuple[float, int, float, Row | Claim]] = [(-r.density, 0, -(r.mean or 0), r) for r in of]
+        entries += [(-(c.density or 0), 1, -(c.mean or 0), c) for c in beside(claims, of)]
+        previous, sources = None, list[str]()
+        for density, _, _, entry in sorted(entries, key=lambda e: e[:3]):
+            if previous is not None and previous != density:
                 table.add_section()
-            previous = row.density
-            spread = f" ± {percent(row.std)}" if row.std is not None else ""
-            n = f"{len(row.seeds)}" + (f" (+{len(row.failures)} failed)" if row.failures else "")
-            n += f" ({row.n_collapsed} collapsed)" if row.n_collapsed else ""
-            ends = interval(row.accuracies)
-            table.add_row(
-                *shown_density(row), row.method, f"{percent(row.mean)}{spread}",
-                f"{percent(ends[0], 1)} to {percent(ends[1], 1)}" if ends else "-",
-                n, span(row.n_active), span(row.n_nonzero),
-            )  # fmt: skip
+            previous = density
+            if isinstance(entry, Row):
+                table.add_row(*(c.text(entry) for c in columns), style="bold" if held.is_best(entry) else None)
+            else:
+                told = f"published: {entry.source} ({entry.tag})"
+                sources += [] if told in sources else [told]
+                said = {
+                    "sparsity %": f"{100 * (1 + density):.4g}", "density": f"{-density:g}", "n": f"{entry.n or '?'}",
+                    "method": f"{entry.method} \\[{1 + sources.index(told)}]",
+                    "accuracy %": spread(entry.mean, entry.std),
+                }  # fmt: skip
+                table.add_row(*(said.get(c.name, "") for c in columns), style="dim")
         console.print(table)
-        console.print(
-            "accuracy: last epoch, mean ± standard deviation over n seeds, Student's interval of the mean; density: "
-            "kept over maskable weights (convolutions, linear layers); collapsed: below twice chance",
-            style="dim",
-        )
-        for row in of:
-            for remark in row.remarks:
-                console.print(f"{row.method} at density {row.density:.4g}: {remark}", style="yellow")
-            for failure in row.failures:
-                console.print(f"failed: {row.method} at density {row.density:g}, {failure}", style="red")
+        for i, source in enumerate(sources, 1):
+            console.print(f"[{i}] {source}", style="dim", highlight=False, markup=False)
+        show_remarks(of, console)
+    console.print(legend(tables), style="dim", highlight=False)
+
+
+def show_summary(rows: list[Row], console: Console) -> None:
+    """Of boards too long to print: the tables, and how to see them."""
+    table = Table(
+        title=f"{len(rows):,} rows of {sum(len(r.seeds) for r in rows):,} runs", title_justify="left", box=None
+    )
+    for name in ("rows", "methods", "densities", "table"):
+        table.add_column(name, justify="left" if name == "table" else "right", no_wrap=True)
+    for of in tables_of(rows):
+        table.add_row(
+            f"{len(of):,}", f"{len({r.method for r in of})}", f"{len({r.density for r in of if not r.emergent})}",
+            title_of(of),
+        )  # fmt: skip
+    console.print(table)
+    console.print("--data, --density and --method choose among them, --html DIR makes a page, --all prints every row")
+
+
+def columns_of(of: Judged, wide: bool) -> list[Column]:
+    plain = all(r.n_active == r.n_nonzero for r in of.rows)
+    columns = [
+        Column("sparsity %", lambda r: shown_density(r)[0]),
+        Column("method", lambda r: r.method, left=True),
+        Column("accuracy %", lambda r: spread(*(100 * v if v is not None else None for v in (r.mean, r.std)))),
+        Column("95 % interval", lambda r: shown_interval(interval(r.accuracies))),
+    ]
+    if of.standings:
+        columns.append(Column("rank", lambda r: shown_rank(of.standings.get(r.fingerprint))))
+    columns += [gap_column(name, held) for name, held in of.gaps.items() if held]
+    columns.append(Column("n", shown_n))
+    columns += [] if plain else [Column("active weights", lambda r: span(r.n_active))]
+    columns.append(Column("non-zeros", lambda r: span(r.n_nonzero)))
+    if wide:
+        columns += [
+            Column("median", lambda r: percent(median(r.accuracies) if r.accuracies else None)),
+            Column("bootstrap", lambda r: shown_interval(bootstrap(r.accuracies))),
+            Column("density", lambda r: shown_density(r)[1]),
+            Column("inference MACs", lambda r: shown_mean(r.inference_macs)),
+            Column("training FLOPs", lambda r: shown_mean(r.train_flops)),
+            Column("seconds", lambda r: shown_mean(r.train_seconds)),
+            Column("device", lambda r: ", ".join(r.devices), left=True),
+            Column("tuning", shown_tuning, left=True),
+            Column("recipe", lambda r: r.fingerprint, left=True),
+        ]
+    return columns
+
+
+def gap_column(name: str, held: dict[str, Difference]) -> Column:
+    return Column(f"to {name}", lambda r: shown_gap(held.get(r.fingerprint)))
+
+
+def legend(tables: list[Judged]) -> str:
+    said = (
+        "accuracy: of the test set at the last epoch, mean ± standard deviation over n seeds, Student's interval of "
+        "the mean; sparsity: of the maskable weights; collapsed: below twice chance; ✓: all runs verified"
+    )
+    if any(of.standings for of in tables):
+        said += "; rank: by intervals that do not overlap; bold: ahead of every other one in a paired test (Holm, 5 %)"
+    if any(held for of in tables for held in of.gaps.values()):
+        said += "; to dense, to rigl: points by seed, * where the test says they differ"
+    return said
+
+
+def show_remarks(of: list[Row], console: Console) -> None:
+    every = {s for r in of for s in (*r.seeds, *r.failed_seeds)}
+    for row in of:
+        for remark in row.remarks:
+            console.print(f"{row.method} at density {row.density:.4g}: {remark}", style="yellow")
+        for failure in row.failures:
+            console.print(f"failed: {row.method} at density {row.density:g}, {failure}", style="red")
+    missing = [
+        f"{row.method} at density {row.density:.4g}: {', '.join(map(str, sorted(every - seen)))}"
+        for row in of if every - (seen := {*row.seeds, *row.failed_seeds})
+    ]  # fmt: skip
+    if missing:
+        console.print(f"seeds that others have: {'; '.join(missing)}", style="yellow")
+
+
+def shown_interval(ends: tuple[float, float] | None) -> str:
+    return f"{percent(ends[0], 1)} to {percent(ends[1], 1)}" if ends else "-"
+
+
+def shown_rank(standing: Standing | None) -> str:
+    return "-" if standing is None else str(standing.rank)
+
+
+def shown_gap(d: Difference | None) -> str:
+    if d is None:
+        return "-"
+    return f"{100 * d.mean:+.2f}" + ("*" if d.p_holm is not None and d.p_holm < ALPHA else "")
+
+
+def shown_n(row: Row) -> str:
+    """Seeds that came through, of how many; how many of them learned nothing; whether all were verified."""
+    n = f"{len(row.seeds)}" + (f" of {len(row.seeds) + len(row.failures)}" if row.failures else "")
+    n += f", {row.n_collapsed} collapsed" if row.n_collapsed else ""
+    return n + (" ✓" if row.seeds and row.n_verified == len(row.seeds) else "")
+
+
+def shown_mean(values: tuple[float, ...]) -> str:
+    return f"{mean(values):.3g}" if values else "-"
+
+
+def shown_tuning(row: Row) -> str:
+    if not row.tuning:
+        return "none"
+    return f"{row.tuning['trials']} trials, {row.tuning['gpu_hours']:.3g} GPU-hours"
 
 
 def show_differences(found: list[Difference], console: Console) -> None:
@@ -77,6 +215,7 @@ def show_differences(found: list[Difference], console: Console) -> None:
     for d in found:
         interval = f" [{100 * d.low:+.2f}, {100 * d.high:+.2f}]" if d.low is not None and d.high is not None else ""
         p = f", p = {d.p_holm:.2g} after Holm" if d.p_holm is not None else ""
+        p += f"; {d.needed} seeds would show this size" if d.needed and (d.p_holm or 0) >= ALPHA else ""
         console.print(
             f"{d.method} less {d.against} at density {d.density:.4g}: {100 * d.mean:+.2f} points{interval}{p} "
             f"({len(d.seeds)} seeds, paired)",

@@ -74,10 +74,11 @@ def export_data_root(data_root: str | None) -> None:
         os.environ["HARNESS_DATA"] = str(Path(data_root).absolute())
 
 
-def console_for(as_json: bool) -> Console:
+def console_for(as_json: bool, width: int | None = None) -> Console:
+    """width: asked for; by default the terminal's, and 110 where there is none."""
     from rich.console import Console
 
-    return Console(stderr=as_json, width=None if sys.stdout.isatty() else 110)
+    return Console(stderr=as_json, width=width or (None if sys.stdout.isatty() else 110))
 
 
 def mirror_for(cell: Cell, out: Path, run_dirs: list[Path]) -> Any:
@@ -90,13 +91,14 @@ def mirror_for(cell: Cell, out: Path, run_dirs: list[Path]) -> Any:
 
 
 def draw_curves(rows: list[Row], stem: Path) -> list[Path]:
-    """One picture per data set and model."""
+    """One picture per table."""
     from harness.board.curve import draw_curve
+    from harness.board.rows import tables_of
 
-    kinds = sorted({(r.data, r.model) for r in rows if r.mean is not None})
+    tables = [of for of in tables_of(rows) if any(r.accuracies for r in of)]
     paths = []
-    for data_name, model in kinds:
-        of = [r for r in rows if (r.data, r.model) == (data_name, model)]
-        name = stem.name if len(kinds) == 1 else f"{stem.name}-{data_name}-{model}".replace(":", "-")
-        paths += draw_curve(of, stem.with_name(name))
+    for of in tables:
+        home = of[0].convention
+        name = "-".join((stem.name, home.data, home.model, home.id)).replace(":", "-")
+        paths += draw_curve(of, stem.with_name(stem.name if len(tables) == 1 else name))
     return paths

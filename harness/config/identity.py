@@ -40,8 +40,32 @@ def identity_of(config: RunConfig) -> dict[str, Any]:
 
 def fingerprint(config: RunConfig) -> str:
     """Ten hexadecimal digits of a SHA-256 over the identity."""
-    canonical = json.dumps(identity_of(config), sort_keys=True, separators=(",", ":"))
+    return _digest(identity_of(config))
+
+
+def setting_of(config: RunConfig) -> str:
+    """Who the setting of a run is: all of its identity but the method. Runs of one setting may be compared."""
+    return _digest({section: held for section, held in identity_of(config).items() if section != "method"})
+
+
+def _digest(plain: dict[str, Any]) -> str:
+    canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:10]
+
+
+def setting_label(config: RunConfig) -> str:
+    """A setting in words, for the head of a table: not all of it, but what tells most settings apart."""
+    optimizer, schedule, data = config.optimizer, config.schedule, config.data
+    length = f"{schedule.epochs:g} epochs" if schedule.epochs is not None else f"{schedule.steps} steps"
+    parts = [
+        f"{length} of {optimizer.name}", f"lr {optimizer.lr:g} ({schedule.law})", f"batch {data.batch_size}",
+        f"weight decay {optimizer.weight_decay:g}",
+    ]  # fmt: skip
+    parts += [f"clipped at {optimizer.clip_norm:g} ({optimizer.clip_rule})"] if optimizer.clip_norm else []
+    parts += [f"label smoothing {optimizer.label_smoothing:g}"] if optimizer.label_smoothing else []
+    parts += ["average of weights"] if optimizer.ema_decay else []
+    parts += [config.engine.precision] if config.engine.precision != "fp32" else []
+    return ", ".join(parts)
 
 
 def run_id(config: RunConfig, seed: int) -> str:

@@ -20,14 +20,15 @@ from urllib.parse import urlencode
 
 import yaml
 
-from harness.track.record import RESULT, read_events, read_result
+from harness.track.index import Index
+from harness.track.record import CONFIG, RECORD, RESULT, read_events, read_result
 
 RUN_TAG = "harness.run_id"
 KIND_TAG = "harness.kind"
 CURVE_TAG = "harness.curve"
 STUDY_TAG = "harness.study"
 ENDED_AS = {"done": "FINISHED", "pruned": "KILLED"}
-ARTIFACTS = ("config.yaml", RESULT, "masks.safetensors")
+ARTIFACTS = (CONFIG, RESULT, RECORD, "masks.safetensors")
 NOT_METRICS = {"event", "time", "step", "total_steps"}
 FINAL_METRICS = (
     "test_accuracy_last", "test_accuracy_best", "val_accuracy_best", "n_weights", "n_active", "n_nonzero",
@@ -79,6 +80,7 @@ class Mirror:
         else:
             self.experiment_id = found.experiment_id
         self._client = client
+        self.index = Index(client, self.experiment_id)
         if self.study is not None:
             self.study_id = self._study_run(self.study)
 
@@ -183,7 +185,20 @@ class Mirror:
             if (run_dir / name).exists():
                 self._client.log_artifact(tracking_id, str(run_dir / name))
         self._client.log_batch(tracking_id, metrics=metrics, tags=[RunTag("harness.status", result["status"])])
+        if self.study is None:
+            self.index.add(result)
         self._client.set_terminated(tracking_id, ENDED_AS.get(result["status"], "FAILED"), at)
+
+    def complete_index(self, results: Iterable[dict[str, Any]]) -> None:
+        """Add what the index lacks, or has otherwise: results sent by a version that kept none."""
+        self.connect()
+        held = self.index.read() or {}
+        self.index.add(*(r for r in results if outcome_of(held.get(r["run_id"], {})) != outcome_of(r)))
+
+    def with_those_there(self, results: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        """These, and those of other folders of runs that the server has."""
+        self.connect()
+        return list({**(self.index.read() or {}), **{r["run_id"]: r for r in results}}.values())
 
     def sync_curves(self, results: Iterable[dict[str, Any]]) -> None:
         """One run per data set, model and method whose `accuracy` at step round(10,000 x sparsity) draws its curve.
@@ -229,6 +244,10 @@ class Mirror:
 
     def _search(self, query: str) -> list[Any]:
         return list(self._client.search_runs([self.experiment_id], query, max_results=10))
+
+
+def outcome_of(result: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(result.get(key) for key in ("schema", "status", "test_accuracy_last", "n_active"))
 
 
 def curve_view(experiment_id: str) -> str:
@@ -281,14 +300,21 @@ class BackgroundMirror:
             self.failure = f"{type(error).__name__}: {error}"
         return self.failure is None
 
-    def close(self, results: Iterable[dict[str, Any]] = ()) -> bool:
-        """Send the rest; returns whether the server holds everything."""
+    def close(self, results: Iterable[dict[str, Any]] = (), complete: bool = False) -> bool:
+        """Send the rest; returns whether the server holds everything.
+
+        results: of all runs here, for the curves. complete: also see that the server's index has each of them.
+        """
+        results = list(results)
         self._stop.set()
         self._thread.join()
         if not self._pass():
             return False
         try:
-            self.mirror.sync_curves(results)
+            if complete:
+                self.mirror.complete_index(results)
+            if results:
+                self.mirror.sync_curves(self.mirror.with_those_there(results))
         except Exception as error:
             self.failure = f"{type(error).__name__}: {error}"
         return self.failure is None

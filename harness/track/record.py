@@ -8,17 +8,23 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from harness.config import build_config, fingerprint
+from harness.config import RunConfig, build_config, fingerprint, run_id, setting_label, setting_of
+from harness.config.schema import model_label, shown_name
 from harness.errors import HarnessError
 
+CONFIG = "config.yaml"
 RECORD = "record.jsonl"
 RESULT = "result.json"
 VERIFIED = "verified.json"
+SCHEMA = 2
+"""Of results. 2: who the setting is, exempt weights and test images; earlier ones get what their config tells."""
+
 STOP_NOTE = ".stop"
 """A file of this name in a run's folder asks the run to save and leave."""
 
@@ -75,6 +81,22 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(scratch, path)
 
 
+def facts_of(config: RunConfig, seed: int) -> dict[str, Any]:
+    """What a run is, as its result and the leaderboard name it."""
+    return {
+        "schema": SCHEMA,
+        "run_id": run_id(config, seed),
+        "fingerprint": fingerprint(config),
+        "setting": setting_of(config),
+        "setting_label": setting_label(config),
+        "method": shown_name(config.method),
+        "model": model_label(config),
+        "data": f"{config.data.name}:{config.data.folder}" if config.data.name == "imagefolder" else config.data.name,
+        "seed": seed,
+        "density": config.method.density,
+    }
+
+
 def write_result(run_dir: Path, result: dict[str, Any]) -> None:
     write_whole(run_dir / RESULT, json.dumps(result, indent=1) + "\n")
 
@@ -108,13 +130,42 @@ def end_early(run_dir: Path, status: str, reason: str) -> None:
 
 
 def read_result(run_dir: Path) -> dict[str, Any] | None:
+    """A run's result in today's form; None where it has none. HarnessError where it cannot be read."""
     path = run_dir / RESULT
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        result = json.loads(path.read_text())
+    except ValueError as error:
+        raise HarnessError(f"{path} is no JSON ({error}): restore it, or move the run's folder away") from None
+    return upgraded(result, run_dir / CONFIG)
+
+
+def upgraded(result: dict[str, Any], config: Path | None = None) -> dict[str, Any]:
+    """A result of any schema up to today's as one of today's; HarnessError for a later one."""
+    schema = result.get("schema", 1)
+    if schema > SCHEMA:
+        raise HarnessError(
+            f"the result of run {result.get('run_id')} has schema {schema}, this harness reads {SCHEMA}: update it"
+        )
+    if schema == SCHEMA:
+        return result
+    known = {"setting": "", "setting_label": "setting not recorded"}
+    if config is not None and config.exists():
+        with suppress(HarnessError):  # of options that are gone: what the run was cannot be told
+            built = build_config(yaml.safe_load(config.read_text()), str(config))
+            known = {"setting": setting_of(built), "setting_label": setting_label(built)}
+    return {**known, **result, "schema": SCHEMA}
 
 
 def all_results(out: Path) -> list[dict[str, Any]]:
     """Results of every run under `out`, in the order of their names."""
-    return [json.loads(path.read_text()) for path in sorted(out.glob(f"*/{RESULT}"))]
+    return [result for path in sorted(out.glob(f"*/{RESULT}")) if (result := read_result(path.parent)) is not None]
+
+
+def unfinished(out: Path) -> list[str]:
+    """Runs under `out` that began and have no result: they go on, or were stopped."""
+    return [path.parent.name for path in sorted(out.glob(f"*/{RECORD}")) if not path.with_name(RESULT).exists()]
 
 
 def results_by_fingerprint(roots: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
@@ -122,8 +173,8 @@ def results_by_fingerprint(roots: Iterable[Path]) -> dict[str, list[dict[str, An
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for root in roots:
         for path in sorted(root.glob(f"*/{RESULT}")):
-            config = path.with_name("config.yaml")
-            if config.exists():  # a run that failed before it began has none
+            config, result = path.with_name(CONFIG), read_result(path.parent)
+            if config.exists() and result is not None:  # a run that failed before it began has no configuration
                 plain = yaml.safe_load(config.read_text())
-                found[fingerprint(build_config(plain, str(config)))].append(json.loads(path.read_text()))
+                found[fingerprint(build_config(plain, str(config)))].append(result)
     return found

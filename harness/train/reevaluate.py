@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 
 from harness.config import build_config
 from harness.errors import HarnessError
-from harness.track.record import RESULT, read_result, sha256
+from harness.track.record import CONFIG, RESULT, read_result, sha256
 from harness.train.checks import count_layers, current_masks
 from harness.train.evaluate import evaluate
 from harness.train.job import build_job
-from harness.train.run import CONFIG, MASKS, WEIGHTS
+from harness.train.run import MASKS, WEIGHTS
 
 
 @dataclass(frozen=True, slots=True)

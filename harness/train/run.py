@@ -18,19 +18,17 @@ from typing import Any
 import torch
 import yaml
 
-from harness.config import RunConfig, fingerprint, run_id
-from harness.config.schema import model_label, shown_name
+from harness.config import RunConfig, run_id
 from harness.errors import Diverged, HarnessError
-from harness.track.record import make_writable, read_result, sha256, write_result, write_whole
+from harness.track.record import CONFIG, facts_of, make_writable, read_result, sha256, write_result, write_whole
 from harness.train.checkpoint import drop_checkpoint, load_checkpoint, save_tensors
 from harness.train.checks import check_counts, count_layers, count_uncounted, current_masks
 from harness.train.engine import OPTIMIZER
 from harness.train.job import Job, build_job
 from harness.train.loop import SAVED, Progress, StopRequest, final_score, train
 
-SCHEMA = 1
 LOCK = ".lock"
-CONFIG, MASKS, WEIGHTS = "config.yaml", "masks.safetensors", "weights.safetensors"
+MASKS, WEIGHTS = "masks.safetensors", "weights.safetensors"
 PACKAGES = ("sparsity-harness", "torch", "torchvision", "numpy", "deepspeed", "ray", "nvidia-dali-cuda130")
 
 
@@ -122,19 +120,13 @@ def start_files(job: Job, record_bytes: int, step: int) -> None:
 def describe(job: Job) -> dict[str, Any]:
     """What a run is and where it runs."""
     config, engine = job.config, job.engine
-    name = f"{config.data.name}:{config.data.folder}" if config.data.name == "imagefolder" else config.data.name
     return {
-        "schema": SCHEMA,
-        "run_id": run_id(config, job.seed),
-        "fingerprint": fingerprint(config),
-        "method": shown_name(config.method),
-        "model": model_label(config),
-        "data": name,
-        "seed": job.seed,
-        "density": config.method.density,
+        **facts_of(config, job.seed),
         "emergent": job.method.emergent,
         "n_weights": job.method.n_weights,
+        "n_exempt_weights": count_uncounted(engine.model)["n_exempt_weights"],
         "n_train": job.loader.sizes["train"],
+        "n_test": job.loader.sizes["test"],
         "n_classes": job.loader.inputs.n_classes,
         "n_skipped_images": job.loader.n_skipped,
         "steps_per_epoch": job.clock.steps_per_epoch,

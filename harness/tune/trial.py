@@ -10,9 +10,8 @@ from typing import Any
 from ray import tune
 
 from harness.config import Cell, build_config
-from harness.config.schema import model_label, shown_name
 from harness.errors import HarnessError, Interrupted
-from harness.track.record import read_result, write_result
+from harness.track.record import facts_of, read_result, write_result
 
 PATIENCE_S = 60.0
 """The processes of a driver that was killed live on for seconds."""
@@ -91,16 +90,5 @@ def record_failure(cell: Cell, out: Path, error: Exception) -> None:
 
 
 def failed_result(cell: Cell, reason: str) -> dict[str, Any]:
-    config = cell.config
-    folder = f":{config.data.folder}" if config.data.name == "imagefolder" else ""
-    return {
-        "run_id": cell.run_id,
-        "fingerprint": cell.run_id.rpartition("-")[0],
-        "method": shown_name(config.method),
-        "model": model_label(config),
-        "data": config.data.name + folder,
-        "seed": cell.seed,
-        "density": config.method.density,
-        "status": "failed",
-        "reason": reason.strip().splitlines()[-1] if reason.strip() else "no message",
-    }
+    lines = reason.strip().splitlines()
+    return {**facts_of(cell.config, cell.seed), "status": "failed", "reason": lines[-1] if lines else "no message"}

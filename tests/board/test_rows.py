@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -11,19 +10,7 @@ from rich.console import Console
 from harness.board.curve import draw_curve
 from harness.board.rows import rows_from_results
 from harness.board.table import show_table
-
-
-def result(method: str, density: float, seed: int, accuracy: float | None, **more: Any) -> dict[str, Any]:
-    base: dict[str, Any] = {
-        "data": "digits", "model": "net", "method": method, "density": density, "seed": seed,
-        "fingerprint": f"{method}{density}", "run_id": f"{method}{density}-{seed}",
-    }  # fmt: skip
-    if accuracy is None:
-        return {**base, "status": "failed", "reason": "out of memory", **more}
-    n_active = round(density * 10_000)
-    return {**base, "status": "done", "test_accuracy_last": accuracy, "n_weights": 10_000, "n_active": n_active,
-            "n_nonzero": n_active - seed, **more}  # fmt: skip
-
+from tests.board.made import result
 
 RESULTS = [
     result("rigl", 0.01, 1, 0.84),
@@ -56,7 +43,8 @@ def test_the_table_says_what_failed() -> None:
     show_table(rows_from_results(RESULTS), console)
     text = console.export_text()
     assert "82.00 ± 2.83" in text
-    assert "1 (+1 failed)" in text
+    assert "1 of 2" in text
+    assert "seeds that others have: dense at density 1: 1; rigl at density 0.001: 1" in text
     assert "failed: east at density 0.01, seed 1 failed: out of memory" in text
     assert "99-100" in text
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,18 +9,8 @@ from scipy.stats import ttest_rel
 
 from harness.board.differences import Difference, differences, with_holm
 from harness.board.rows import rows_from_results
-from harness.board.statistics import bootstrap, interval, paired
-
-
-def results(method: str, density: float, accuracies: dict[int, float]) -> list[dict[str, object]]:
-    return [
-        {
-            "data": "d", "model": "m", "method": method, "fingerprint": f"{method}{density}", "seed": seed,
-            "density": density, "status": "done", "test_accuracy_last": value, "n_weights": 100,
-            "n_active": round(100 * density), "n_nonzero": 1,
-        }
-        for seed, value in accuracies.items()
-    ]  # fmt: skip
+from harness.board.statistics import bootstrap, interval, paired, power, seeds_needed
+from tests.board.made import results
 
 
 def test_by_hand() -> None:
@@ -73,3 +65,22 @@ def test_intervals_of_a_mean() -> None:
     assert bootstrap(values) == bootstrap(values)
     assert interval([0.1]) is None
     assert bootstrap([0.1]) is None
+
+
+def test_power_of_a_paired_test() -> None:
+    """Cohen's tables: an effect of .5 needs 34 pairs for 80 %, one of .8 needs 15; without an effect it is the 5 %."""
+    assert power(0.5, 33) < 0.8 <= power(0.5, 34)
+    assert power(0.8, 14) < 0.8 <= power(0.8, 15)
+    assert power(0.0, 10) == pytest.approx(0.05)
+
+
+def test_seeds_that_would_be_needed() -> None:
+    # mean 1, standard deviation 2: an effect of .5
+    assert seeds_needed([1 - math.sqrt(2), 1 + math.sqrt(2)]) == 34
+    assert seeds_needed([-1 + math.sqrt(2), -1 - math.sqrt(2)]) == 34
+    assert seeds_needed([0.1, 0.1, 0.1]) == 2
+    assert seeds_needed([-0.0052, -0.0084, -0.0089]) == 3 + (power(3.7342, 3) < 0.8)
+    assert seeds_needed([1.0, 1.0001]) == 2
+    assert seeds_needed([0.1, -0.1]) is None, "no difference is seen"
+    assert seeds_needed([1e-9, 1.0, -1.0]) is None, "more than anyone would run"
+    assert seeds_needed([0.3]) is None

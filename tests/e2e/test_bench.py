@@ -79,10 +79,10 @@ def test_finished_cells_are_not_run_again(suite: Path, first: tuple[Path, subpro
 
 def test_everything_reached_the_tracking_server(first: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     from harness.track.mirror import default_uri
-    from harness.track.query import results_from_tracking
+    from harness.track.query import TrackedRuns
 
     out, _ = first
-    done = [r for r in results_from_tracking(default_uri(out)) if r["status"] == "done"]
+    done = [r for r in TrackedRuns(default_uri(out)).results() if r["status"] == "done"]
     assert len(done) == 6
 
 

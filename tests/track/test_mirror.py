@@ -10,7 +10,7 @@ import pytest
 from harness.board.rows import rows_from_results
 from harness.config import build_config
 from harness.track.mirror import BackgroundMirror, Mirror, default_uri
-from harness.track.query import results_from_tracking
+from harness.track.query import TrackedRuns
 from harness.track.record import Record, all_results, read_events
 from harness.train.run import execute
 
@@ -53,7 +53,7 @@ def test_replaying_adds_nothing(out: Path, mirror: Mirror) -> None:
             fresh.sync(run_dir)
         fresh.sync_curves(all_results(out))
     runs = every_run(mirror)
-    assert sorted(r.data.tags["harness.kind"] for r in runs) == ["curve", "curve", "run", "run", "run"]
+    assert sorted(r.data.tags["harness.kind"] for r in runs) == ["curve", "curve", "index", "run", "run", "run"]
     assert {r.info.status for r in runs} == {"FINISHED"}
     for run in runs:
         if run.data.tags["harness.kind"] == "run":
@@ -80,7 +80,7 @@ def test_a_run_cut_off_in_the_middle_is_carried_on(out: Path, tmp_path: Path) ->
     (run_dir / "result.json").write_text((source / "result.json").read_text())
     last = Mirror(uri, "x", tmp_path)
     last.sync(run_dir)
-    (run,) = every_run(last)
+    (run,) = last._search("tags.`harness.kind` = 'run'")
     assert run.info.status == "FINISHED"
     assert [p.step for p in last._client.get_metric_history(run.info.run_id, "val_accuracy")] == [10, 20, 30]
 
@@ -116,7 +116,81 @@ def test_a_curve_that_changes_is_replaced_whole(out: Path, mirror: Mirror) -> No
 def test_the_board_needs_the_tracking_server_alone(out: Path, mirror: Mirror) -> None:
     for run_dir in run_dirs(out):
         mirror.sync(run_dir)
-    assert rows_from_results(results_from_tracking(mirror.uri)) == rows_from_results(all_results(out))
+    assert rows_from_results(TrackedRuns(mirror.uri).results()) == rows_from_results(all_results(out))
+
+
+def test_what_is_deleted_there_is_gone_from_the_board(out: Path, tmp_path: Path) -> None:
+    first = Mirror(default_uri(tmp_path), "sparsity-harness", tmp_path)
+    for run_dir in run_dirs(out):
+        first.sync(run_dir)
+    (gone,) = first._search("tags.density = '0.02'")
+    first._client.delete_run(gone.info.run_id)
+    held = TrackedRuns(first.uri)
+    assert sorted(r["density"] for r in held.results()) == [0.1, 1.0]
+    second = Mirror(default_uri(tmp_path), "sparsity-harness", tmp_path)
+    for run_dir in run_dirs(out):
+        second.sync(run_dir)  # sent again, by another writer
+    assert sorted(r["density"] for r in held.results()) == [0.02, 0.1, 1.0]
+
+
+def test_an_index_that_is_missing_or_lacks_runs(out: Path, tmp_path: Path) -> None:
+    """As servers have it that an earlier version wrote to."""
+    mirror = Mirror(default_uri(tmp_path), "sparsity-harness", tmp_path)
+    for run_dir in run_dirs(out):
+        mirror.sync(run_dir)
+    (index,) = mirror._search("tags.`harness.kind` = 'index'")
+    mirror._client.delete_run(index.info.run_id)
+    everything = rows_from_results(all_results(out))
+    assert rows_from_results(TrackedRuns(mirror.uri).results()) == everything
+    again = Mirror(mirror.uri, "sparsity-harness", tmp_path)
+    again.connect()
+    again.index.add(all_results(out)[0])
+    assert len(TrackedRuns(mirror.uri).results()) == 1
+    closing = BackgroundMirror(mirror.uri, "sparsity-harness", tmp_path, run_dirs(out))
+    assert closing.close(all_results(out), complete=True), closing.failure
+    assert rows_from_results(TrackedRuns(mirror.uri).results()) == everything
+
+
+def test_curves_are_of_all_runs_on_the_server(out: Path, tmp_path: Path) -> None:
+    """Two folders of runs, one server."""
+    uri, results = default_uri(tmp_path), all_results(out)
+    for result in results:
+        one = [folder for folder in run_dirs(out) if folder.name == result["run_id"]]
+        closing = BackgroundMirror(uri, "sparsity-harness", tmp_path, one)
+        assert closing.close([result]), closing.failure
+    reader = Mirror(uri, "sparsity-harness", tmp_path)
+    reader.connect()
+    (curve,) = reader._search("tags.method = 'static' and tags.`harness.kind` = 'curve'")
+    points = reader._client.get_metric_history(curve.info.run_id, "accuracy")
+    assert sorted(p.step for p in points) == [9000, 9800]
+
+
+def test_many_results_are_several_files_and_the_newest_of_a_run_counts(tmp_path: Path) -> None:
+    mirror = Mirror(default_uri(tmp_path), "x", tmp_path)
+    mirror.connect()
+    mirror.index.add(*({"run_id": f"r{i}", "value": 0} for i in range(450)))
+    other = Mirror(mirror.uri, "x", tmp_path)
+    other.connect()
+    other.index.add({"run_id": "r7", "value": 1, "layers": [1, 2, 3]})
+    mirror.index.add({"run_id": "r8", "value": 2})
+    held = mirror.index.read()
+    assert held is not None
+    assert len(held) == 450
+    assert [held[f"r{i}"]["value"] for i in (6, 7, 8)] == [0, 1, 2]
+    assert "layers" not in held["r7"]
+    (index,) = mirror._search("tags.`harness.kind` = 'index'")
+    assert len(mirror._client.list_artifacts(index.info.run_id, "results")) == 4
+
+
+def test_runs_that_go_on_there(out: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / run_dirs(out)[0].name
+    run_dir.mkdir()
+    (run_dir / "config.yaml").write_text((run_dirs(out)[0] / "config.yaml").read_text())
+    (run_dir / "record.jsonl").write_text((run_dirs(out)[0] / "record.jsonl").read_text().splitlines()[0] + "\n")
+    uri = default_uri(tmp_path)
+    assert TrackedRuns(uri).unfinished() == []
+    Mirror(uri, "sparsity-harness", tmp_path).sync(run_dir)
+    assert TrackedRuns(uri).unfinished() == [run_dir.name]
 
 
 def test_a_server_that_is_away_is_one_warning(tmp_path: Path, out: Path, capfd: pytest.CaptureFixture[str]) -> None:
