@@ -165,6 +165,8 @@ def middle(values: Iterable[float]) -> float | None:
 
 def remarks_of(row: Row) -> list[str]:
     said = [f"{row.method} at density {row.density:.4g}: {remark}" for remark in row.remarks]
+    if row.n_collapsed:
+        said.append(f"{row.method} at density {row.density:.4g}: {row.n_collapsed} of {len(row.seeds)} seeds collapsed")
     return said + [f"failed: {row.method} at density {row.density:.4g}, {failure}" for failure in row.failures]
 
 

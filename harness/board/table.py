@@ -75,7 +75,9 @@ def show_table(rows: list[Row], console: Console, claims: Iterable[Claim] = (), 
     for held in tables:
         of = held.rows
         columns = columns_of(held, wide)
-        table = Table(title=title_of(of), title_justify="left", box=box.SIMPLE_HEAD)
+        table = Table(
+            title=title_of(of), title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False
+        )
         for column in columns:
             table.add_column(column.name, justify="left" if column.left else "right", no_wrap=True)
         entries: list[tuple[float, int, float, Row | Claim]] = [(-r.density, 0, -(r.mean or 0), r) for r in of]
@@ -120,7 +122,6 @@ def show_summary(rows: list[Row], console: Console) -> None:
 
 
 def columns_of(of: Judged, wide: bool) -> list[Column]:
-    plain = all(r.n_active == r.n_nonzero for r in of.rows)
     columns = [
         Column("sparsity %", lambda r: shown_density(r)[0]),
         Column("method", lambda r: r.method, left=True),
@@ -131,13 +132,13 @@ def columns_of(of: Judged, wide: bool) -> list[Column]:
         columns.append(Column("rank", lambda r: shown_rank(of.standings.get(r.fingerprint))))
     columns += [gap_column(name, held) for name, held in of.gaps.items() if held]
     columns.append(Column("n", shown_n))
-    columns += [] if plain else [Column("active weights", lambda r: span(r.n_active))]
     columns.append(Column("non-zeros", lambda r: span(r.n_nonzero)))
     if wide:
         columns += [
             Column("median", lambda r: percent(median(r.accuracies) if r.accuracies else None)),
             Column("bootstrap", lambda r: shown_interval(bootstrap(r.accuracies))),
             Column("density", lambda r: shown_density(r)[1]),
+            Column("active weights", lambda r: span(r.n_active)),
             Column("inference MACs", lambda r: shown_mean(r.inference_macs)),
             Column("training FLOPs", lambda r: shown_mean(r.train_flops)),
             Column("seconds", lambda r: shown_mean(r.train_seconds)),
@@ -155,7 +156,7 @@ def gap_column(name: str, held: dict[str, Difference]) -> Column:
 def legend(tables: list[Judged]) -> str:
     said = (
         "accuracy: of the test set at the last epoch, mean ± standard deviation over n seeds, Student's interval of "
-        "the mean; sparsity: of the maskable weights; collapsed: below twice chance; ✓: all runs verified"
+        "the mean; sparsity: of the maskable weights; ✓: all runs verified"
     )
     if any(of.standings for of in tables):
         said += "; rank: by intervals that do not overlap; bold: ahead of every other one in a paired test (Holm, 5 %)"
@@ -169,6 +170,12 @@ def show_remarks(of: list[Row], console: Console) -> None:
     for row in of:
         for remark in row.remarks:
             console.print(f"{row.method} at density {row.density:.4g}: {remark}", style="yellow")
+        if row.n_collapsed:
+            console.print(
+                f"{row.method} at density {row.density:.4g}: {row.n_collapsed} of {len(row.seeds)} seeds collapsed, "
+                "below twice chance; they are in the mean",
+                style="yellow", soft_wrap=True,
+            )  # fmt: skip
         for failure in row.failures:
             console.print(f"failed: {row.method} at density {row.density:g}, {failure}", style="red")
     missing = [
@@ -180,7 +187,8 @@ def show_remarks(of: list[Row], console: Console) -> None:
 
 
 def shown_interval(ends: tuple[float, float] | None) -> str:
-    return f"{percent(ends[0], 1)} to {percent(ends[1], 1)}" if ends else "-"
+    """In %; what few seeds leave open beyond 0 and 100 is not printed."""
+    return f"{percent(max(ends[0], 0.0), 1)} to {percent(min(ends[1], 1.0), 1)}" if ends else "-"
 
 
 def shown_rank(standing: Standing | None) -> str:
@@ -194,9 +202,8 @@ def shown_gap(d: Difference | None) -> str:
 
 
 def shown_n(row: Row) -> str:
-    """Seeds that came through, of how many; how many of them learned nothing; whether all were verified."""
+    """Seeds that came through, of how many; whether all were verified."""
     n = f"{len(row.seeds)}" + (f" of {len(row.seeds) + len(row.failures)}" if row.failures else "")
-    n += f", {row.n_collapsed} collapsed" if row.n_collapsed else ""
     return n + (" ✓" if row.seeds and row.n_verified == len(row.seeds) else "")
 
 

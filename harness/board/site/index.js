@@ -19,7 +19,7 @@ const COLUMNS = [
   { key: "sparsity", name: "sparsity %", of: sparsity, text: (r) => sparsity(r) + (r.density_std ? ` ± ${points(r.density_std)}` : "") },
   { key: "method", name: "method", left: true, of: (r) => r.method },
   { key: "mean", name: "accuracy %", of: (r) => r.mean, text: (r) => points(r.mean) + (r.std === null ? "" : ` ± ${points(r.std)}`) },
-  { key: "interval", name: "95 % interval", of: (r) => r.low, text: (r) => (r.low === null ? "–" : `${points(r.low, 1)} to ${points(r.high, 1)}`) },
+  { key: "interval", name: "95 % interval", of: (r) => r.low, text: (r) => (r.low === null ? "–" : `${points(Math.max(r.low, 0), 1)} to ${points(Math.min(r.high, 1), 1)}`) },
   { key: "rank", name: "rank", of: (r) => r.rank, text: (r) => r.rank ?? "–" },
   { key: "to_dense", name: "to dense", of: (r) => r.to_dense, text: (r) => gap(r, "dense") },
   { key: "to_rigl", name: "to RigL", of: (r) => r.to_rigl, text: (r) => gap(r, "rigl") },
