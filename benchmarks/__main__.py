@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness.train.run import device_name, git_commit, versions
 
-NAMES = ("search",)
+NAMES = ("search", "board")
 
 
 def main() -> None:

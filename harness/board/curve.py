@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
+from harness.board.claims import Claim
 from harness.board.rows import Row
+from harness.board.table import beside
 
 ORDER = ("east", "rigl", "set", "static")
-ROUND = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005, 0.0002, 0.0001)
+ROUND = (0.9, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005, 0.0002, 0.0001)
 COLOURS = {"east": "#c1272d", "rigl": "#0071bc", "set": "#2a9d4a", "static": "#7f7f7f"}
 
 
-def draw_curve(rows: list[Row], stem: Path) -> list[Path]:
-    """Write stem.png and stem.svg for the rows of one data set and model; dense rows are a horizontal line.
+def logit(density: float) -> float:
+    """Of sparsity, in powers of ten: 99, 99.9 and 99.99 % sparse lie at about 2, 3 and 4. Densities end at 0.99."""
+    density = min(density, 0.99)
+    return math.log10((1 - density) / density)
 
-    The axis is logarithmic in density, so that 99, 99.9 and 99.99 % lie apart.
+
+def draw_curve(rows: list[Row], stem: Path, claims: Iterable[Claim] = ()) -> list[Path]:
+    """Write stem.png and stem.svg for the rows of one table.
+
+    Dense rows are a horizontal line, what was published at about these densities grey diamonds.
     """
     import matplotlib
 
@@ -33,18 +42,24 @@ def draw_curve(rows: list[Row], stem: Path) -> list[Path]:
     names = sorted(lines, key=lambda m: (ORDER.index(m) if m in ORDER else len(ORDER), m))
     for marker, name in zip("os^dvPX*<>" * 3, names, strict=False):
         points = sorted(lines[name], key=lambda r: -r.density)
-        x = [-math.log10(r.density) for r in points]
+        x = [logit(r.density) for r in points]
         y = [100 * (r.mean or 0) for r in points]
         spread = [100 * (r.std or 0) for r in points]
-        # the spread of a density that came out, to both sides of its logarithm
-        across = [0.434 * (r.density_std or 0) / r.density for r in points]
+        # the spread of a density that came out, through the slope of the logit
+        across = [0.434 * (r.density_std or 0) / (r.density * (1 - r.density)) for r in points]
         axes.errorbar(
             x, y, spread, across if any(across) else None, marker=marker, capsize=3, label=name, color=COLOURS.get(name)
         )
+    published = [c for c in beside(claims, rows) if c.density is not None and c.density < 1 and c.mean is not None]
+    if published:
+        axes.plot(
+            [logit(c.density or 1) for c in published], [c.mean for c in published], "D", color="#999999",
+            fillstyle="none", label="published",
+        )  # fmt: skip
     densities = sorted({r.density for of in lines.values() for r in of if not r.emergent}, reverse=True)
     densities = densities or [d for d in ROUND if any(d / 3 < r.density < 3 * d for of in lines.values() for r in of)]
-    axes.set_xticks([-math.log10(d) for d in densities], [f"{100 * (1 - d):g} %" for d in densities])
-    axes.set_xlabel("sparsity (logarithmic in density)")
+    axes.set_xticks([logit(d) for d in densities], [f"{100 * (1 - d):g} %" for d in densities])
+    axes.set_xlabel("sparsity (logit scale)")
     axes.set_ylabel("test accuracy, last epoch (%)")
     n_seeds = {len(r.seeds) for of in lines.values() for r in of}
     seeds = f"{min(n_seeds)}" if len(n_seeds) == 1 else f"{min(n_seeds, default=0)} to {max(n_seeds, default=0)}"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 
-from harness.board.ranking import Judged, judged
+from harness.board.ranking import Judged
 from harness.board.rows import Row, as_plain
 from harness.board.statistics import interval
 from harness.board.table import shown_density, shown_gap, shown_interval, shown_n, shown_rank, span, spread, title_of
@@ -22,12 +22,12 @@ SPREADSHEET = (
 )  # fmt: skip
 
 
-def as_csv(rows: list[Row]) -> str:
+def as_csv(tables: list[Judged]) -> str:
     """One line a row; lists joined by blanks. Accuracies and gaps between 0 and 1."""
     out = StringIO()
     writer = csv.DictWriter(out, SPREADSHEET, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    for of in judged(rows):
+    for of in tables:
         writer.writerows(flat(of, row) for row in of.rows)
     return out.getvalue()
 
@@ -47,12 +47,12 @@ def flat(of: Judged, row: Row) -> dict[str, object]:
     return facts
 
 
-def as_json(rows: list[Row]) -> str:
-    tables = [
+def as_json(tables: list[Judged]) -> str:
+    plain = [
         {"title": title_of(of.rows), "rows": [{**as_plain(r), **ranked(of, r)} for r in of.rows]}
-        for of in judged(rows)
+        for of in tables
     ]  # fmt: skip
-    return json.dumps(tables, indent=1) + "\n"
+    return json.dumps(plain, indent=1) + "\n"
 
 
 def ranked(of: Judged, row: Row) -> dict[str, object]:
@@ -79,9 +79,9 @@ def cells_of_row(of: Judged, row: Row) -> list[str]:
     ]  # fmt: skip
 
 
-def as_markdown(rows: list[Row]) -> str:
+def as_markdown(tables: list[Judged]) -> str:
     parts = []
-    for of in judged(rows):
+    for of in tables:
         parts += [f"**{title_of(of.rows)}**", "", "| " + " | ".join(HEADS) + " |", "|---:|:---" + "|---:" * 7 + "|"]
         for row in of.rows:
             cells = [cell.replace("|", "\\|") for cell in cells_of_row(of, row)]
@@ -98,10 +98,10 @@ ESCAPES = str.maketrans({
 })  # fmt: skip
 
 
-def as_latex(rows: list[Row]) -> str:
+def as_latex(tables: list[Judged]) -> str:
     """One table environment per convention; needs the package booktabs."""
     parts = [r"% \usepackage{booktabs}"]
-    for of in judged(rows):
+    for of in tables:
         parts += [
             r"\begin{table}", r"\centering", rf"\caption{{{title_of(of.rows).translate(ESCAPES)}}}",
             r"\begin{tabular}{rlrrrrrrr}", r"\toprule", " & ".join(h.translate(ESCAPES) for h in HEADS) + r" \\",
@@ -120,12 +120,12 @@ def as_latex(rows: list[Row]) -> str:
     return "\n".join(parts)
 
 
-FORMATS: dict[str, Callable[[list[Row]], str]] = {
+FORMATS: dict[str, Callable[[list[Judged]], str]] = {
     ".csv": as_csv, ".md": as_markdown, ".tex": as_latex, ".json": as_json,
 }  # fmt: skip
 
 
-def in_format_of(path: Path, rows: list[Row]) -> str:
+def in_format_of(path: Path, tables: list[Judged]) -> str:
     if path.suffix not in FORMATS:
         raise HarnessError(f"--export {path}: no format '{path.suffix}'; known: {', '.join(FORMATS)}")
-    return FORMATS[path.suffix](rows)
+    return FORMATS[path.suffix](tables)

@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from harness.board.claims import POINTS, SHARE, Claim, Verified
 from harness.board.formats import as_csv, as_json
-from harness.board.ranking import Judged, cells_over, critical_difference, judged, profiles
+from harness.board.ranking import Judged, cells_over, critical_difference, profiles
 from harness.board.rows import Row
 from harness.board.source import Source
 from harness.board.statistics import bootstrap, interval
@@ -51,7 +51,12 @@ MARK = "leaderboard.json"
 
 
 def write_site(
-    folder: Path, rows: list[Row], claims: list[Claim], verified: list[Verified], source: Source, command: str | None
+    folder: Path,
+    tables: list[Judged],
+    claims: list[Claim],
+    verified: list[Verified],
+    source: Source,
+    command: str | None,
 ) -> Path:
     """Write index.html, a page for each row, and all rows as CSV and JSON; returns the path of index.html.
 
@@ -64,13 +69,12 @@ def write_site(
     (folder / "rows").mkdir(parents=True)
     write_whole(folder / MARK, json.dumps({"made_by": "harness board --html"}) + "\n")
     write_whole(folder / "charts.js", f'const PLOTLY = "{packed_plotly()}";\n{asset("charts.js")}')
-    write_whole(folder / "board.csv", as_csv(rows))
-    write_whole(folder / "board.json", as_json(rows))
-    tables = judged(rows)
+    write_whole(folder / "board.csv", as_csv(tables))
+    write_whole(folder / "board.json", as_json(tables))
     for of in tables:
         for row in of.rows:
             write_whole(folder / page_of(row), row_page(environment, of, row, source))
-    index = index_page(environment, tables, rows, claims, verified, command)
+    index = index_page(environment, tables, claims, verified, command)
     write_whole(folder / "index.html", index)
     return folder / "index.html"
 
@@ -106,9 +110,9 @@ def rounded(value: Any) -> Any:
 
 
 def index_page(
-    environment: Environment, tables: list[Judged], rows: list[Row], claims: list[Claim], verified: list[Verified],
-    command: str | None,
-) -> str:  # fmt: skip
+    environment: Environment, tables: list[Judged], claims: list[Claim], verified: list[Verified], command: str | None
+) -> str:
+    rows = [row for of in tables for row in of.rows]
     critical, cells = critical_difference(rows), cells_over(rows)
     held = profiles(rows, PROFILE_POINTS) if len(cells) > 1 else {}
     columns = list(row_data(tables[0], tables[0].rows[0]))

@@ -111,7 +111,7 @@ def show_summary(rows: list[Row], console: Console) -> None:
         title=f"{len(rows):,} rows of {sum(len(r.seeds) for r in rows):,} runs", title_justify="left", box=None
     )
     for name in ("rows", "methods", "densities", "table"):
-        table.add_column(name, justify="left" if name == "table" else "right", no_wrap=True)
+        table.add_column(name, justify="left" if name == "table" else "right", no_wrap=name != "table")
     for of in tables_of(rows):
         table.add_row(
             f"{len(of):,}", f"{len({r.method for r in of})}", f"{len({r.density for r in of if not r.emergent})}",

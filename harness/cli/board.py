@@ -43,6 +43,7 @@ def board(
     from harness.board.claims import POINTS, SHARE, load_claims
     from harness.board.differences import differences
     from harness.board.formats import in_format_of
+    from harness.board.ranking import judged
     from harness.board.rows import as_plain, as_report, rows_from_results
     from harness.board.table import show_differences, show_summary, show_table
     from harness.track.record import write_whole
@@ -75,14 +76,15 @@ def board(
         report = as_report(results, made_by, source.events)
         report |= {"differences": [asdict(d) for d in found]} if found else {}
         write_whole(save, json.dumps(report, indent=1) + "\n")
+    tables = judged(kept) if export or html else []
     for path in export or []:
-        write_whole(path, in_format_of(path, kept))
+        write_whole(path, in_format_of(path, tables))
     published = load_claims() if claims else []
     if html is not None:
         from harness.board.page import write_site
 
         checked = verified_claims(published, source.by_fingerprint(), POINTS, SHARE)
-        page = write_site(html, kept, published, checked, source, made_by)
+        page = write_site(html, tables, published, checked, source, made_by)
         console_for(as_json).print(f"page: {page}", soft_wrap=True)
     if as_json:
         print(json.dumps([as_plain(r) for r in kept], indent=1))
@@ -99,7 +101,7 @@ def board(
     if waiting:
         console.print(f"{len(waiting)} runs have no result yet, or were stopped: {', '.join(waiting[:5])}"
                       + (", ..." if len(waiting) > 5 else ""), style="yellow", soft_wrap=True)  # fmt: skip
-    for path in draw_curves(kept, source.curves):
+    for path in draw_curves(kept, source.curves, published):
         console.print(f"curve: {path}", soft_wrap=True)
 
 

@@ -14,6 +14,7 @@ from harness.errors import HarnessError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from harness.board.claims import Claim
     from harness.board.rows import Row
     from harness.config import Cell
 
@@ -90,7 +91,7 @@ def mirror_for(cell: Cell, out: Path, run_dirs: list[Path]) -> Any:
     return BackgroundMirror(tracking.uri or default_uri(out), tracking.experiment, out, run_dirs)
 
 
-def draw_curves(rows: list[Row], stem: Path) -> list[Path]:
+def draw_curves(rows: list[Row], stem: Path, claims: list[Claim] | None = None) -> list[Path]:
     """One picture per table."""
     from harness.board.curve import draw_curve
     from harness.board.rows import tables_of
@@ -100,5 +101,5 @@ def draw_curves(rows: list[Row], stem: Path) -> list[Path]:
     for of in tables:
         home = of[0].convention
         name = "-".join((stem.name, home.data, home.model, home.id)).replace(":", "-")
-        paths += draw_curve(of, stem.with_name(stem.name if len(tables) == 1 else name))
+        paths += draw_curve(of, stem.with_name(stem.name if len(tables) == 1 else name), claims or [])
     return paths

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +20,7 @@ class TrackedRuns:
 
     def __init__(self, uri: str, experiment: str = "sparsity-harness") -> None:
         """HarnessError where the server does not answer."""
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         from mlflow.tracking import MlflowClient
 
         try:
@@ -46,18 +48,15 @@ class TrackedRuns:
         found = self._search(f"tags.`{KIND_TAG}` = 'run' and attributes.status = 'RUNNING'")
         return [run.data.tags[RUN_TAG] for run in found]
 
-    def fetch(self, run_ids: list[str], folder: Path) -> list[Path]:
-        """The files of runs, each in a folder of its id; those that the server has."""
-        fetched = []
-        for run_id in run_ids:
-            for run in list(self._search(f"tags.`{RUN_TAG}` = '{run_id}'"))[:1]:
-                place = folder / run_id
-                place.mkdir(parents=True, exist_ok=True)
-                names = {entry.path for entry in self.client.list_artifacts(run.info.run_id)}
-                for name in names & {CONFIG, RESULT, RECORD}:
-                    self.client.download_artifacts(run.info.run_id, name, str(place))
-                fetched.append(place)
-        return fetched
+    def fetch(self, run_id: str, place: Path) -> bool:
+        """Bring the configuration, result and record of a run; whether the server has it."""
+        for run in self._search(f"tags.`{RUN_TAG}` = '{run_id}'"):
+            place.mkdir(parents=True, exist_ok=True)
+            names = {entry.path for entry in self.client.list_artifacts(run.info.run_id)}
+            for name in names & {CONFIG, RESULT, RECORD}:
+                self.client.download_artifacts(run.info.run_id, name, str(place))
+            return True
+        return False
 
     def _results_one_by_one(self) -> Iterator[dict[str, Any]]:
         with TemporaryDirectory() as scratch:

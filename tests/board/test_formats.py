@@ -9,16 +9,17 @@ from pathlib import Path
 import pytest
 
 from harness.board.formats import as_csv, as_json, as_latex, as_markdown, in_format_of
+from harness.board.ranking import judged
 from harness.board.rows import rows_from_results
 from harness.errors import HarnessError
 from tests.board.made import results
 
-ROWS = rows_from_results([
+ROWS = judged(rows_from_results([
     *results("dense", 1.0, {0: 0.97, 1: 0.96, 2: 0.98}),
     *results("east_a", 0.01, {0: 0.93, 1: 0.94, 2: 0.95}),
     *results("rigl", 0.01, {0: 0.80, 1: 0.81, 2: 0.83}),
     *results("rigl", 0.001, {0: 0.5}, setting="two", fingerprint="other"),
-])  # fmt: skip
+]))  # fmt: skip
 
 
 def test_csv_holds_every_row_and_what_is_said_of_it() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from harness.board.claims import Claim, verify
 from harness.board.page import write_site
+from harness.board.ranking import judged
 from harness.board.rows import rows_from_results
 from harness.board.source import Records
 from harness.errors import HarnessError
@@ -64,7 +65,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
                   source="A paper", tag="P")  # fmt: skip
     checked = [verify(claim, [r for r in source.results() if r["fingerprint"] == "one2"], 0.5, 0.1)]
     folder = tmp_path_factory.mktemp("page") / "site"
-    return write_site(folder, rows_from_results(source.results()), [claim], checked, source, "harness bench made")
+    return write_site(
+        folder, judged(rows_from_results(source.results())), [claim], checked, source, "harness bench made"
+    )
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from harness.board.curve import draw_curve
+from harness.board.curve import draw_curve, logit
 from harness.board.rows import rows_from_results
 from harness.board.table import show_table
 from tests.board.made import result
@@ -55,6 +55,10 @@ def test_the_curve_is_drawn(tmp_path: Path) -> None:
         assert image.size[0] > 600
     text = svg.read_text()
     assert "<svg" in text
+    assert [round(logit(d), 3) for d in (0.5, 0.1, 0.01, 0.001, 1.0)] == [0, 0.954, 1.996, 3.0, -1.996]
+    draw_curve(
+        rows_from_results([result("dst", 0.02, 0, 0.9, emergent=True), result("dst", 1.0, 1, 0.9)]), tmp_path / "c"
+    )
 
 
 def test_a_density_that_came_out_is_averaged_over_seeds_and_shown_with_its_spread(tmp_path: Path) -> None:

@@ -57,14 +57,14 @@ def test_holm_by_hand() -> None:
 
 
 def test_intervals_of_a_mean() -> None:
-    values = [0.1, 0.2, 0.3, 0.4, 0.5]
+    values = (0.1, 0.2, 0.3, 0.4, 0.5)
     assert interval(values) == pytest.approx((0.3 - 2.7764 * 0.0707107, 0.3 + 2.7764 * 0.0707107), abs=1e-5)
     low, high = bootstrap(values) or (0.0, 0.0)
     # the standard error that draws with replacement have is the spread over n, not n - 1, over the root of n
     assert (low, high) == pytest.approx((0.3 - 1.96 * 0.0632, 0.3 + 1.96 * 0.0632), abs=0.01)
     assert bootstrap(values) == bootstrap(values)
     assert interval([0.1]) is None
-    assert bootstrap([0.1]) is None
+    assert bootstrap((0.1,)) is None
 
 
 def test_power_of_a_paired_test() -> None:
