@@ -16,9 +16,12 @@ ROUND = (0.9, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005, 0.00
 COLOURS = {"east": "#c1272d", "rigl": "#0071bc", "set": "#2a9d4a", "static": "#7f7f7f"}
 
 
+DENSEST = 0.99
+
+
 def logit(density: float) -> float:
-    """Of sparsity, in powers of ten: 99, 99.9 and 99.99 % sparse lie at about 2, 3 and 4. Densities end at 0.99."""
-    density = min(density, 0.99)
+    """Of sparsity, in powers of ten: 99, 99.9 and 99.99 % sparse lie at about 2, 3 and 4. Densities end at DENSEST."""
+    density = min(density, DENSEST)
     return math.log10((1 - density) / density)
 
 
@@ -46,7 +49,7 @@ def draw_curve(rows: list[Row], stem: Path, claims: Iterable[Claim] = ()) -> lis
         y = [100 * (r.mean or 0) for r in points]
         spread = [100 * (r.std or 0) for r in points]
         # the spread of a density that came out, through the slope of the logit
-        across = [0.434 * (r.density_std or 0) / (r.density * (1 - r.density)) for r in points]
+        across = [0.434 * (r.density_std or 0) / (r.density * (1 - min(r.density, DENSEST))) for r in points]
         axes.errorbar(
             x, y, spread, across if any(across) else None, marker=marker, capsize=3, label=name, color=COLOURS.get(name)
         )
