@@ -185,13 +185,26 @@ def _verify_run(out: str | None, run: str, points: float, as_json: bool) -> None
 
 
 def fingerprints_of(recipe: str, method: str, density: float | None) -> set[str]:
-    """Who the runs of a claim are: those of its method in its recipe, at its density where one is asked for."""
+    """Who the runs of a claim are: those of its method in its recipe, at its density where one is asked for.
+
+    HarnessError for a recipe that does not train what the claim says.
+    """
     from harness.config import cells_of, fingerprint, load_recipe, registry
+    from harness.config.schema import shown_name
 
     configs = [cell.config for cell in cells_of(load_recipe(recipe))]
-    asked = method in registry.METHODS and registry.load("method", method, registry.METHODS).takes_density
-    wanted = [c for c in configs if c.method.name == method]
-    return {fingerprint(c) for c in wanted if not asked or density in (None, c.method.density)}
+    found = set()
+    for config in configs:
+        asked = registry.load("method", config.method.name, registry.METHODS).takes_density
+        if shown_name(config.method) == method and (not asked or density in (None, config.method.density)):
+            found.add(fingerprint(config))
+    if not found:
+        held = sorted({f"{shown_name(c.method)} at {c.method.density:g}" for c in configs})
+        raise HarnessError(
+            f"a claim names recipe {recipe} for {method} at density {density}, which it does not train; it has: "
+            f"{', '.join(held)}"
+        )
+    return found
 
 
 @app.command()

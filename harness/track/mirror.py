@@ -13,6 +13,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -33,13 +34,31 @@ NOT_METRICS = {"event", "time", "step", "total_steps"}
 FINAL_METRICS = (
     "test_accuracy_last", "test_accuracy_best", "val_accuracy_best", "n_weights", "n_active", "n_nonzero",
     "train_seconds", "images_per_second", "n_skipped_images", "inference_macs", "train_flops", "used_connections",
-    "n_norm_parameters", "n_sigma", "n_other_parameters",
+    "live_fraction", "n_empty_layers", "n_norm_parameters", "n_sigma", "n_other_parameters",
 )  # fmt: skip
 BATCH = 1000
 
 
 def default_uri(out: Path) -> str:
     return f"sqlite:///{out / 'mlflow.db'}"
+
+
+def make_database(uri: str) -> None:
+    """A new SQLite file appears whole: MLflow makes its tables one after another, and half of them serve nobody after a
+    kill. Elsewhere, and where there is one, nothing is done."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or path.exists():
+        return
+    from mlflow.tracking import MlflowClient
+
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        MlflowClient(f"sqlite:///{scratch}").search_experiments(max_results=1)
+        with suppress(FileExistsError):  # of another process that was first
+            os.link(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 class Mirror:
@@ -71,6 +90,7 @@ class Mirror:
         for noisy in ("alembic", "mlflow", "mlflow.store.db.utils"):  # mlflow sets its own levels when imported
             logging.getLogger(noisy).setLevel(logging.ERROR)
 
+        make_database(self.uri)
         client = MlflowClient(self.uri)
         found = client.get_experiment_by_name(self.experiment)
         if found is None:

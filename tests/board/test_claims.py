@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 from scipy.stats import ttest_ind
 
 from harness.board.claims import Claim, compare, load_claims, together, verify
+from harness.cli.board import fingerprints_of
+from harness.errors import HarnessError
 
 
 def claim(**changes: Any) -> Claim:
@@ -85,3 +88,23 @@ def test_only_a_density_was_published() -> None:
 def test_of_two() -> None:
     assert together({"confirmed", "underpowered"}) == "underpowered"
     assert together({"contradicted", "underpowered"}) == "contradicted"
+
+
+def test_every_claim_that_names_a_recipe_is_trained_by_it() -> None:
+    for c in load_claims():
+        if c.recipe is not None:
+            assert fingerprints_of(c.recipe, c.method, c.density)
+
+
+def test_a_claim_of_a_method_that_its_recipe_does_not_train_is_named() -> None:
+    with pytest.raises(
+        HarnessError, match=r"recipe demo for riggle at density 0.02, which it does not train; it has: dense at 1"
+    ):
+        fingerprints_of("demo", "riggle", 0.02)
+
+
+def test_a_claim_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "claims.yaml").write_text("claims:\n  - {data: mnist, model: lenet, method: dst, density: 2.0}\n")
+    monkeypatch.setattr("harness.board.claims.files", lambda package: tmp_path)
+    with pytest.raises(HarnessError, match=r"baselines/claims.yaml, claim 0"):
+        load_claims()

@@ -145,4 +145,4 @@ def test_the_mlflow_ui_shows_the_runs(tmp_path: Path) -> None:
     kinds = sorted(
         tag["value"] for run in answer["runs"] for tag in run["data"]["tags"] if tag["key"] == "harness.kind"
     )
-    assert kinds == ["curve", "run"]
+    assert kinds == ["curve", "index", "run"]
