@@ -222,6 +222,13 @@ def remarks_on(runs: list[dict[str, Any]]) -> tuple[str, ...]:
     for tuning in {r["tuning"]["study"]: r["tuning"] for r in runs if r.get("tuning")}.values():
         hours = tuning["train_seconds"] / 3600
         said.append(f"tuned: {tuning['trials']} trials of the study {tuning['study']}, {hours:.2f} hours of training")
+    cut = [str(r["seed"]) for r in runs if r.get("live_fraction") == 0]
+    if cut:
+        began = " from before the first step" if all(r.get("live_fraction_at_start") == 0 for r in runs) else ""
+        said.append(f"disconnected{began}: no weight lies on a path from image to logit, seeds {', '.join(cut)}")
+    empty = [str(r["seed"]) for r in runs if r.get("n_empty_layers") and r.get("live_fraction") != 0]
+    if empty:
+        said.append(f"layers without a weight in seeds {', '.join(empty)}")
     if reset:
         said.append(
             f"a dying layer was reset within the last two epochs of seeds {', '.join(reset)}: density is passing"

@@ -77,3 +77,33 @@ def largest_remainder(wanted: Mapping[str, float], sizes: Mapping[str, int], tot
         for name in movable[: abs(gap)]:
             counts[name] += step
     return counts
+
+
+def apportion(total: int, shares: Mapping[str, float], capacity: Mapping[str, int]) -> dict[str, int]:
+    """`total` in integers as proportional to `shares` as can be, none above its capacity; ties go to the earlier layer.
+
+    What a full layer cannot take goes to the others, by their shares; where no share is left, by capacity. Raises
+    ValueError when all capacity together is less than `total`.
+    """
+    if total > sum(capacity.values()):
+        raise ValueError(f"cannot place {total} in {sum(capacity.values())} free positions")
+    counts, open_layers, left = dict.fromkeys(shares, 0), list(shares), total
+    while True:
+        weights = {name: Fraction(shares[name]) for name in open_layers}
+        if sum(weights.values()) == 0:
+            weights = {name: Fraction(capacity[name]) for name in open_layers}
+        whole = sum(weights.values())
+        wanted = {name: left * weight / whole if whole else Fraction(0) for name, weight in weights.items()}
+        full = [name for name in open_layers if wanted[name] > capacity[name]]
+        if not full:
+            break
+        for name in full:
+            counts[name] = capacity[name]
+            left -= capacity[name]
+            open_layers.remove(name)
+    counts |= {name: int(value) for name, value in wanted.items()}
+    behind = sorted(open_layers, key=lambda name: counts[name] - wanted[name])
+    short = total - sum(counts.values())
+    for name in [name for name in behind if counts[name] < capacity[name]][:short]:
+        counts[name] += 1
+    return counts

@@ -74,6 +74,10 @@ class MaskedWeight(WeightView):
     def kept(self, theta: Tensor) -> Tensor:
         return self.mask
 
+    def take(self, new: Tensor) -> None:
+        """The mask from now on. In place: programs and buckets that hold the buffer stay valid."""
+        self.mask.copy_(new)
+
     def survivors(self, new: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Where weight and optimizer state outlive a change to mask `new`, zero elsewhere; None: everywhere."""
         stays = self.mask & new
@@ -98,7 +102,7 @@ class HiddenWeight(MaskedWeight):
     def prepare(self, theta: Tensor) -> None:
         return None
 
-    def survivors(self, new: Tensor) -> tuple[None, Tensor | None]:
+    def survivors(self, new: Tensor) -> tuple[Tensor | None, Tensor | None]:
         return None, None
 
     def trained(self) -> Tensor | None:

@@ -33,6 +33,10 @@ class Tensors(Protocol):
 
     def gradient(self, layer: str) -> Tensor: ...
 
+    def momentum(self, layer: str) -> Tensor:
+        """Where the optimizer's state is moving each weight, up to sign and scale per layer."""
+        ...
+
     def stored(self, layer: str) -> nn.Parameter:
         """The trained parameter itself, for a loss; on this rank only."""
         ...
@@ -54,6 +58,8 @@ class Method:
     """Whether a density is asked for."""
     emergent: ClassVar[bool] = False
     """Density is not asked for: it comes out, and may change with every step."""
+    scores_at_start: ClassVar[bool] = False
+    """Whether `choose_masks` is asked for the masks before the first step."""
     forward_is_dense: ClassVar[bool] = False
     """Masked positions cost multiplications all the same (a fixed dense part)."""
 
@@ -78,6 +84,13 @@ class Method:
 
     def views(self) -> dict[str, WeightView]:
         """How the network sees the weight of each layer; a layer without a view is dense."""
+        return {}
+
+    def choose_masks(self, network: nn.Module, draw: Any) -> Masks:
+        """The masks of the untrained network, for methods that score it. Called on rank 0 alone.
+
+        network: a copy with its views, on the run's device. draw: see `harness.sparse.scoring.Draw`.
+        """
         return {}
 
     # --- pure functions of the step --------------------------------------------------------------------

@@ -30,8 +30,8 @@ class PruningOptions(MethodOptions):
     """Which weights compete: those of all layers, or of each layer for a budget of its own."""
 
 
-class MagnitudePruning(Method, ABC):
-    """Dense at first; at some steps the largest magnitudes stay, as many as the density of the step says."""
+class Selecting(Method):
+    """Keeps the largest of some scores: those of all layers, or of each layer as many as its budget says."""
 
     Options: ClassVar[type[MethodOptions]] = PruningOptions
     options: PruningOptions
@@ -45,6 +45,28 @@ class MagnitudePruning(Method, ABC):
             self.layer_targets = None
         else:
             self.layer_targets = layer_budgets(shapes, self.target, distribution)
+
+    def views(self) -> dict[str, WeightView]:
+        return {layer: MaskedWeight(torch.ones(shape, dtype=torch.bool)) for layer, shape in self.shapes.items()}
+
+    def budgets_for(self, total: int) -> dict[str, int] | None:
+        """Each layer on the same part of its way from whole to its target, so that none ever grows; None: globally."""
+        if self.layer_targets is None:
+            return None
+        share = (self.n_weights - total) / max(1, self.n_weights - self.target)
+        sizes = {layer: math.prod(shape) for layer, shape in self.shapes.items()}
+        return {layer: n - math.floor((n - self.layer_targets[layer]) * share) for layer, n in sizes.items()}
+
+    def largest(self, scores: Mapping[str, Tensor], total: int, among: Mapping[str, Tensor] | None = None) -> Masks:
+        """Masks of about `total` weights, exactly where layers compete or at the target."""
+        budgets = self.budgets_for(total)
+        if budgets is None:
+            return top_k_over_layers(scores, total, among)
+        return {layer: top_k_mask(scores[layer], k, among[layer] if among else None) for layer, k in budgets.items()}
+
+
+class MagnitudePruning(Selecting, ABC):
+    """Dense at first; at some steps the largest magnitudes stay, as many as the density of the step says."""
 
     @property
     def monotone(self) -> bool:
@@ -69,9 +91,6 @@ class MagnitudePruning(Method, ABC):
         share = self.pruned_share(step)
         sizes = {layer: math.prod(shape) for layer, shape in self.shapes.items()}
         return {layer: n - math.floor((n - self.layer_targets[layer]) * share) for layer, n in sizes.items()}
-
-    def views(self) -> dict[str, WeightView]:
-        return {layer: MaskedWeight(torch.ones(shape, dtype=torch.bool)) for layer, shape in self.shapes.items()}
 
     def new_masks(self, step: int) -> Masks:
         scores = {layer: self.tensors.weight(layer).abs() for layer in self.shapes}

@@ -115,6 +115,15 @@ class Engine(ABC):
     def stored(self, layer: str) -> nn.Parameter:
         return self.layers[layer][0]
 
+    def momentum(self, layer: str) -> Tensor:
+        """What the optimizer's state says of where a weight is going: SGD's momentum, Adam's first moment over the root
+        of the second."""
+        parameter = self.layers[layer][0]
+        if "momentum" in self.optimizer.slots:
+            return self.read_slot(parameter, "momentum")
+        first, second = (self.read_slot(parameter, slot) for slot in ("exp_avg", "exp_avg_sq"))
+        return first / (second.sqrt() + 1e-8)
+
     def view(self, layer: str) -> WeightView:
         return self.layers[layer][1]
 
@@ -157,7 +166,7 @@ class Engine(ABC):
         if state is not None:
             for slot in self.optimizer.slots:
                 self.write_slot(parameter, slot, self.read_slot(parameter, slot) * state)
-        view.mask.copy_(new)  # in place: programs and buckets that hold the buffer stay valid
+        view.take(new)
 
     def reset_momentum(self) -> None:
         """Zero the optimizer's state of every parameter."""

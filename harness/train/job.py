@@ -25,6 +25,7 @@ from harness.train.average import WeightAverage
 from harness.train.engine import Engine, TorchEngine
 from harness.train.optimizer import build_rate
 from harness.train.ranks import Ranks, join
+from harness.train.scoring import choose_masks
 
 
 @dataclass(slots=True)
@@ -99,6 +100,8 @@ def build_job(config: RunConfig, seed: int, run_dir: Path, start_step: int = 0) 
     loader = open_data(config.data, seed, share, device, config.evaluation.batch_size)
     clock = clock_of(config, loader.sizes["train"])
     model, method = build_network(config, seed, clock, loader.inputs)
+    if method.scores_at_start and start_step == 0:
+        choose_masks(model, method, config, seed, ranks, device)
     method.adapt(model, max(start_step - 1, 0))
     geometry = measure(model, loader.inputs.channels, loader.inputs.size)
     sizes = {name: math.prod(shape) for name, shape in method.shapes.items()}

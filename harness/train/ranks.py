@@ -45,6 +45,14 @@ class Ranks:
         dist.all_gather(parts, tensor)
         return parts
 
+    def from_first(self, mask: Tensor) -> Tensor:
+        """Rank 0's boolean tensor, on every rank."""
+        if self.world_size == 1:
+            return mask
+        sent = mask.to(torch.uint8)
+        dist.broadcast(sent, 0)
+        return sent.bool()
+
     def barrier(self) -> None:
         if self.world_size > 1:
             dist.barrier()

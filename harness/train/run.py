@@ -20,11 +20,21 @@ import yaml
 
 from harness.config import RunConfig, run_id
 from harness.errors import Diverged, HarnessError
-from harness.track.record import CONFIG, facts_of, make_writable, read_result, sha256, write_result, write_whole
+from harness.sparse.connectivity import connectivity
+from harness.track.record import (
+    CONFIG,
+    facts_of,
+    make_writable,
+    read_events,
+    read_result,
+    sha256,
+    write_result,
+    write_whole,
+)
 from harness.train.checkpoint import drop_checkpoint, load_checkpoint, save_tensors
 from harness.train.checks import check_counts, count_layers, count_uncounted, current_masks
 from harness.train.engine import OPTIMIZER
-from harness.train.job import Job, build_job
+from harness.train.job import Job, build_job, build_network
 from harness.train.loop import SAVED, Progress, StopRequest, final_score, train
 
 LOCK = ".lock"
@@ -114,7 +124,7 @@ def start_files(job: Job, record_bytes: int, step: int) -> None:
     job.record.rewind(record_bytes)
     write_whole(job.run_dir / CONFIG, yaml.safe_dump(job.config.model_dump(mode="json"), sort_keys=False))
     if step == 0:
-        job.record.append("start", **describe(job), total_steps=job.clock.total_steps)
+        job.record.append("start", **describe(job), total_steps=job.clock.total_steps, **paths_of(job, 0))
 
 
 def describe(job: Job) -> dict[str, Any]:
@@ -140,6 +150,22 @@ def describe(job: Job) -> dict[str, Any]:
         "versions": versions(),
         "git_commit": git_commit(),
     }
+
+
+def paths_of(job: Job, step: int) -> dict[str, Any]:
+    """Whether the network after `step` steps is connected; of a network made for it, so the trained one stays as it is.
+    Nothing where a fixed dense part connects everything."""
+    if job.method.forward_is_dense:
+        return {}
+    model, method = build_network(job.config, job.seed, job.clock, job.loader.inputs)
+    method.adapt(model, max(step - 1, 0))
+    inputs = job.loader.inputs
+    masks = {name: mask.cpu() for name, mask in current_masks(job.engine).items()}
+    found = connectivity(model, masks, (inputs.channels, inputs.size, inputs.size))
+    return {
+        "live_fraction": found.live_fraction, "n_empty_layers": len(found.empty_layers), "n_units": found.n_units,
+        "n_units_without_input": found.n_without_input, "n_units_without_output": found.n_without_output,
+    }  # fmt: skip
 
 
 def finish(job: Job, progress: Progress) -> dict[str, Any]:
@@ -182,6 +208,8 @@ def finish(job: Job, progress: Progress) -> dict[str, Any]:
             weights |= job.average.average  # what was evaluated
         save_tensors(job.run_dir / MASKS, masks, {"run_id": result["run_id"]})
         save_tensors(job.run_dir / WEIGHTS, weights, {"run_id": result["run_id"]})
+        result |= paths_of(job, progress.step)
+        result["live_fraction_at_start"] = next(read_events(job.run_dir), {}).get("live_fraction")
         result["sha256"] = {name: sha256(job.run_dir / name) for name in (CONFIG, MASKS, WEIGHTS)}
         job.record.append("end", step=progress.step, status="done", test_accuracy_last=test_accuracy)
         write_result(job.run_dir, result)

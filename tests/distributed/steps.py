@@ -57,6 +57,17 @@ METHODS: dict[str, dict[str, Any]] = {
     "gmp_recover": {"name": "gmp", "density": 0.2, "interval": 4, "end": 1.0, "recover": True, "distribution": "erk"},
     "acdc": {"name": "acdc", "density": 0.2, "sparse_from": [0.25, 0.75], "dense_from": [0.5]},
     "imp": {"name": "imp", "density": 0.64, "rewind": 0.5},
+    "snip": {"name": "snip", "density": 0.2, "norm_mode": "train"},
+    "grasp": {"name": "grasp", "density": 0.2},
+    "synflow": {"name": "synflow", "density": 0.2, "rounds": 5},
+    "force": {"name": "force", "density": 0.2, "rounds": 4},
+    "prospr": {"name": "prospr", "density": 0.2},
+    "rigl_itop": {"name": "rigl_itop", "density": 0.2, "interval": 4},
+    "deepr": {"name": "deepr", "density": 0.2, "noise": 0.1, "l1": 1e-3},
+    "dsr": {"name": "dsr", "density": 0.2, "n_pruned": 100, "intervals": [4], "interval_starts": [0.0], "stop": 1.0},
+    "snfs": {"name": "snfs", "density": 0.2, "interval": 4},
+    "mest": {"name": "mest", "density": 0.2, "interval": 4, "gradient_weight": 1.0},
+    "granet": {"name": "granet", "density": 0.2, "interval": 4, "initial_density": 1.0},
 }
 N_UPDATES = {
     "dense": 0,
@@ -68,8 +79,14 @@ N_UPDATES = {
     "dns": 12,
     "acdc": 3,
     "imp": 0,
+    "snip": 0,
+    "grasp": 0,
+    "synflow": 0,
+    "force": 0,
+    "prospr": 0,
+    "deepr": 16,
 }  # 4 else
-HIDDEN = ("dense", "dst", "dst_adam", "str", "dns", "topkast", "gmp_recover")
+HIDDEN = ("dense", "dst", "dst_adam", "str", "dns", "topkast", "gmp_recover", "snfs")
 """Methods without a mask outside which stored weights are zero."""
 
 

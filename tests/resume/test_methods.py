@@ -23,6 +23,13 @@ METHODS: dict[str, dict[str, Any]] = {
     "gmp": {"name": "gmp", "density": 0.1, "interval": 5, "distribution": "erk"},
     "gmp with recovery": {"name": "gmp", "density": 0.1, "interval": 5, "recover": True},
     "acdc": {"name": "acdc", "density": 0.1},
+    "synflow": {"name": "synflow", "density": 0.1, "rounds": 5},
+    "rigl_itop": {"name": "rigl_itop", "density": 0.1, "interval": 5},
+    "deepr": {"name": "deepr", "density": 0.1, "noise": 0.1, "l1": 1e-3},
+    "dsr": {"name": "dsr", "density": 0.1, "n_pruned": 100, "intervals": [2], "interval_starts": [0.0]},
+    "snfs": {"name": "snfs", "density": 0.1, "interval": 4},
+    "mest_ems": {"name": "mest_ems", "density": 0.1, "interval": 4},
+    "granet": {"name": "granet", "density": 0.1, "interval": 4},
     "imp": {"name": "imp", "density": 0.64},
     "imp, rewinding to a later step": {"name": "imp", "density": 0.64, "rewind": 0.25},
 }
