@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from harness.board.rows import rows_from_results
+from harness.board.source import Records, Server
 from harness.config import build_config
 from harness.track.mirror import BackgroundMirror, Mirror, default_uri
 from harness.track.query import TrackedRuns
-from harness.track.record import Record, all_results, read_events
+from harness.track.record import Record, all_results, read_events, read_result
 from harness.train.run import execute
 
 PLAIN: dict[str, Any] = {
@@ -120,6 +121,21 @@ def test_the_board_needs_the_tracking_server_alone(out: Path, mirror: Mirror) ->
     for run_dir in run_dirs(out):
         mirror.sync(run_dir)
     assert rows_from_results(TrackedRuns(mirror.uri).results()) == rows_from_results(all_results(out))
+
+
+def test_a_page_needs_the_tracking_server_alone(out: Path, mirror: Mirror, tmp_path: Path) -> None:
+    for run_dir in run_dirs(out):
+        mirror.sync(run_dir)
+    here, there = Records(out), Server(mirror.uri, tmp_path)
+    for run_dir in run_dirs(out):
+        files = there.files(run_dir.name)
+        assert files is not None
+        assert read_result(files) == read_result(run_dir)
+        assert (files / "config.yaml").read_text() == (run_dir / "config.yaml").read_text()
+        assert list(there.events(run_dir.name)) == list(here.events(run_dir.name))
+    there.most_fetched = 0
+    assert there.files(run_dirs(out)[0].name) is not None, "what was fetched stays"
+    assert there.files("another-0") is None
 
 
 def test_what_is_deleted_there_is_gone_from_the_board(out: Path, tmp_path: Path) -> None:
