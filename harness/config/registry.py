@@ -24,6 +24,7 @@ METHODS: dict[str, str] = {
     "set_itop": "baselines.itop:SETITOP",
     "rigl": "baselines.rigl:RigL",
     "rigl_itop": "baselines.itop:RigLITOP",
+    "srigl": "baselines.srigl:SRigL",
     "deepr": "baselines.deepr:DeepR",
     "dsr": "baselines.dsr:DSR",
     "snfs": "baselines.snfs:SNFS",

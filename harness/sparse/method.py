@@ -69,6 +69,8 @@ class Method:
         self.seed = seed
         self.n_weights = 0
         self.shapes: Shapes = {}
+        self.ceiling: dict[str, int] | None = None
+        """Active weights per layer at most, where `budgets_at` does not tell how many exactly."""
         self.tensors: Tensors
 
     # --- before training -------------------------------------------------------------------------------

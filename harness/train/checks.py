@@ -57,12 +57,16 @@ def count_uncounted(model: nn.Module) -> dict[str, int]:
 
 
 def check_counts(model: nn.Module, method: Method, step: int) -> list[LayerCount]:
-    """Every layer holds exactly its budget at `step`, or all together their total where only that is set."""
+    """Every layer holds exactly its budget at `step`, or all together their total, or none more than its ceiling."""
     counts, budgets, total = count_layers(model), method.budgets_at(step), method.total_at(step)
     for layer in counts:
         if budgets is not None and layer.n_active != budgets[layer.name]:
             raise CheckFailed(
                 f"step {step}, layer {layer.name}: {layer.n_active} active weights, its budget is {budgets[layer.name]}"
+            )
+        if method.ceiling is not None and layer.n_active > method.ceiling[layer.name]:
+            raise CheckFailed(
+                f"step {step}, layer {layer.name}: {layer.n_active} active weights, above {method.ceiling[layer.name]}"
             )
     if total is not None and (found := sum(layer.n_active for layer in counts)) != total:
         raise CheckFailed(f"step {step}: {found} active weights, the budget is {total}")

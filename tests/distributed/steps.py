@@ -67,6 +67,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "dsr": {"name": "dsr", "density": 0.2, "n_pruned": 100, "intervals": [4], "interval_starts": [0.0], "stop": 1.0},
     "snfs": {"name": "snfs", "density": 0.2, "interval": 4},
     "mest": {"name": "mest", "density": 0.2, "interval": 4, "gradient_weight": 1.0},
+    "srigl": {"name": "srigl", "density": 0.2, "interval": 4, "stop": 1.0, "keep_neurons": []},
     "granet": {"name": "granet", "density": 0.2, "interval": 4, "initial_density": 1.0},
 }
 N_UPDATES = {
