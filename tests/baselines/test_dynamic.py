@@ -163,8 +163,8 @@ def fan_ins(mask: torch.Tensor) -> set[int]:
 
 
 def test_srigl_by_hand() -> None:
-    """Four neurons of six inputs, budget 8: two weights each. Neuron 3 has nothing that matters and goes; the others then
-    hold two each, the largest first, filled up by gradient."""
+    """Four neurons of six inputs, budget 8: two weights each. Neuron 3 has nothing that matters and goes; the others
+    then hold two each, the largest first, filled up by gradient."""
     weights = torch.tensor([
         [9.0, 8.0, 0, 0, 0, 0], [7.0, 0.6, 0, 0, 0, 0], [6.0, 5.0, 0, 0, 0, 0], [0.2, 0.1, 0, 0, 0, 0],
     ])  # fmt: skip
