@@ -61,13 +61,13 @@ def best_of(cell: list[Row]) -> Row | None:
 def gaps(table: list[Row], against: str, also: Iterable[Row] = ()) -> dict[str, Difference]:
     """Every row less the row of a method at the same density (or the dense one's), by fingerprint; corrected together.
 
-    also: dense rows of other tables that may be compared to. Of several rows of that method the one with the most seeds
-    is the one to compare with.
+    also: dense rows of other tables that may be compared to. Of several rows of that method the one that shares the
+    most seeds is the one to compare with.
     """
     found, pool = [], [*table, *also]
     for row in table:
         others = [o for o in pool if o.method == against and o is not row and o.density in (row.density, 1.0)]
-        others.sort(key=lambda o: (o.density != row.density, -len(o.seeds)))
+        others.sort(key=lambda o: (o.density != row.density, -len({*o.seeds} & {*row.seeds})))
         difference = between(row, others[0]) if others else None
         if difference is not None:
             found.append(difference)

@@ -25,6 +25,9 @@ VERIFIED = "verified.json"
 SCHEMA = 2
 """Of results. 2: who the setting is, exempt weights and test images; earlier ones get what their config tells."""
 
+TEST_IMAGES = {"digits": 299, "mnist": 10_000, "cifar10": 10_000, "cifar100": 10_000}
+"""Of data sets whose test set is one thing for all; results of schema 1 do not tell."""
+
 STOP_NOTE = ".stop"
 """A file of this name in a run's folder asks the run to save and leave."""
 
@@ -150,11 +153,11 @@ def upgraded(result: dict[str, Any], config: Path | None = None) -> dict[str, An
         )
     if schema == SCHEMA:
         return result
-    known = {"setting": "", "setting_label": "setting not recorded"}
+    known = {"setting": "", "setting_label": "setting not recorded", "n_test": TEST_IMAGES.get(result.get("data", ""))}
     if config is not None and config.exists():
         with suppress(HarnessError):  # of options that are gone: what the run was cannot be told
             built = build_config(yaml.safe_load(config.read_text()), str(config))
-            known = {"setting": setting_of(built), "setting_label": setting_label(built)}
+            known |= {"setting": setting_of(built), "setting_label": setting_label(built)}
     return {**known, **result, "schema": SCHEMA}
 
 

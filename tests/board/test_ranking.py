@@ -64,6 +64,12 @@ def test_gaps_are_paired_and_corrected_within_the_table() -> None:
     assert min(d.p_holm or 1 for d in to_dense.values()) == pytest.approx(min(1, 3 * lowest))
 
 
+def test_of_two_rows_of_a_method_the_one_with_the_same_seeds_is_compared_with() -> None:
+    other = results("rigl", 0.01, {10: 0.1, 11: 0.1, 12: 0.1}, fingerprint="another form")
+    table = rows(results("east", 0.01, {0: 0.9, 1: 0.9}), results("rigl", 0.01, {0: 0.8, 1: 0.8}), other)
+    assert gaps(table, "rigl")["east0.01"].mean == pytest.approx(0.1)
+
+
 def test_rows_of_other_settings_are_not_compared() -> None:
     short = results("rigl", 0.01, {0: 0.5, 1: 0.5}, setting="two", fingerprint="short")
     other = results("rigl", 0.01, {0: 0.5, 1: 0.5}, n_exempt_weights=640, fingerprint="exempt")

@@ -27,6 +27,7 @@ def test_a_result_of_the_first_schema_gets_its_setting_from_its_configuration(tm
     held = read_result(tmp_path)
     assert held is not None
     assert (held["schema"], held["setting"], held["setting_label"]) == (2, "", "setting not recorded")
+    assert held["n_test"] == 299
     (tmp_path / "config.yaml").write_text("schedule: {epochs: 3}\n")
     held = read_result(tmp_path)
     assert held is not None
