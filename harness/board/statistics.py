@@ -9,9 +9,10 @@ from statistics import mean, stdev
 
 
 def paired(values: Sequence[float]) -> tuple[float | None, float | None, float | None]:
-    """95 % interval of the mean of differences, and the p-value of its being 0; None, None, None below two values.
+    """95 % interval of the mean of differences, and the p-value of its being 0.
 
-    Differences that are all the same have an interval of one point.
+    None, None, None below two values, and where all are the same: accuracies come in whole images, so a few seeds may
+    well agree, and no spread was seen to judge by.
     """
     n = len(values)
     if n < 2:
@@ -20,13 +21,13 @@ def paired(values: Sequence[float]) -> tuple[float | None, float | None, float |
 
     middle, error = mean(values), stdev(values) / math.sqrt(n)
     if error == 0:
-        return middle, middle, 1.0 if middle == 0 else 0.0
+        return None, None, None
     reach = float(stdtrit(n - 1, 0.975)) * error
     return middle - reach, middle + reach, float(2 * stdtr(n - 1, -abs(middle) / error))
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """95 % interval of the mean (Student's t); None below two values."""
+    """95 % interval of the mean (Student's t); None below two values, and where all are the same."""
     low, high, _ = paired(values)
     return (low, high) if low is not None and high is not None else None
 
@@ -62,13 +63,13 @@ REACH = 1.959964 + 0.841621
 def seeds_needed(values: Sequence[float], most: int = 1000) -> int | None:
     """Pairs in all for 80 % power at 5 %, if the mean and spread of these differences are the true ones.
 
-    None below two values, for differences of mean 0, and where `most` would not do.
+    None below two values, for differences of mean 0 or without spread, and where `most` would not do.
     """
     if len(values) < 2 or mean(values) == 0:
         return None
     spread = stdev(values)
     if spread == 0:
-        return 2
+        return None
     effect = abs(mean(values)) / spread
     about = (REACH / effect) ** 2  # of the normal distribution: a little below what Student's needs
     if about > most:
