@@ -41,6 +41,11 @@ def test_help_imports_nothing_heavy() -> None:
         assert command in listed.stdout
 
 
+def test_the_table_of_methods_is_up_to_date() -> None:
+    page = Path(__file__).parents[2] / "docs" / "methods.md"
+    assert harness("methods", "--markdown").stdout == page.read_text(), "harness methods --markdown > docs/methods.md"
+
+
 @pytest.mark.parametrize("command", ["recipes", "methods", "models", "data"])
 def test_lists_speak_json(command: str) -> None:
     found = harness(command, "--json")
