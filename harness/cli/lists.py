@@ -61,8 +61,8 @@ def methods_page(rows: list[dict[str, Any]]) -> str:
     claims = load_claims()
     lines = [
         "# Methods", "", "Made by `harness methods --markdown` from the registry and the claims files.", "",
-        "The last column is published top-1 accuracy of ResNet-50 on ImageNet at 80 / 90 / 95 % sparse, with the form",
-        "it is of. Recipes differ between papers: a gap below half a point between rows means nothing. `harness verify`",
+        "The last column is published top-1 accuracy of ResNet-50 on ImageNet at 80, 90, 95 % sparse, with the form",
+        "it is of. Recipes differ between papers: a gap below half a point means nothing. `harness verify`",
         "compares claims with runs one by one.", "",
         "| name | family | what it does | density | options and defaults | ResNet-50, ImageNet | source |",
         "|---|---|---|---|---|---|---|",
