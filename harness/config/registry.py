@@ -31,6 +31,8 @@ METHODS: dict[str, str] = {
     "mest": "baselines.mest:MEST",
     "mest_ems": "baselines.mest:EMS",
     "granet": "baselines.granet:GraNet",
+    "cht": "baselines.cht:CHT",
+    "chts": "baselines.cht:CHTs",
     "dst": "baselines.dst:DST",
     "str": "baselines.str:STR",
     "dns": "baselines.dns:DNS",

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from baselines.cht import CHT, CHTOptions, paths_of_three
 from baselines.deepr import DeepR, DeepROptions
 from baselines.dsr import DSR, DSROptions
 from baselines.granet import GraNet, GraNetOptions
@@ -210,6 +211,43 @@ def test_srigls_active_neurons_have_one_fan_in_and_fit(
         engine.set_mask("0", new)
 
 
+def counted_paths(mask: torch.Tensor, o: int, i: int) -> float:
+    """The score of a missing link, node by node from its definition."""
+    n_out, n_in = mask.shape
+    on_path = [(a, b) for a in range(n_out) for b in range(n_in) if mask[a, i] and mask[o, b] and mask[a, b]]
+    outputs, inputs = {a for a, _ in on_path}, {b for _, b in on_path}
+    score = 0.0
+    for a in outputs:
+        links = {b for b in range(n_in) if mask[a, b]} - {i}
+        score += (1 + len(links & inputs)) / (1 + len(links - inputs))
+    for b in inputs:
+        links = {a for a in range(n_out) if mask[a, b]} - {o}
+        score += (1 + len(links & outputs)) / (1 + len(links - outputs))
+    return score
+
+
+@given(st.integers(2, 6), st.integers(2, 6), st.integers(0, 999))
+def test_links_are_predicted_by_paths_of_three(n_out: int, n_in: int, seed: int) -> None:
+    mask = torch.rand(n_out, n_in, generator=torch.Generator().manual_seed(seed)) < 0.4
+    found = paths_of_three(mask)
+    for o, i in (~mask).nonzero().tolist():
+        assert float(found[o, i]) == pytest.approx(counted_paths(mask, o, i))
+
+
+def test_a_neuron_that_is_cut_off_takes_its_other_links_along() -> None:
+    method = CHT(CHTOptions(density=0.5), Clock(total_steps=100, steps_per_epoch=10), 0)
+    method.bind(16, {"a": (3, 2), "b": (2, 3), "c": (2, 2)})
+    kept = {
+        "a": torch.tensor([[1, 1], [0, 0], [1, 0]]).bool(),  # hidden neuron 1 has no input
+        "b": torch.tensor([[1, 0, 0], [0, 1, 0]]).bool(),  # and neuron 2 no output
+        "c": torch.tensor([[1, 1], [0, 1]]).bool(),
+    }
+    method.remove_chains(kept)
+    assert [int(m.sum()) for m in kept.values()] == [2, 1, 1], "and so on, to the second layer's neurons"
+    with pytest.raises(HarnessError, match="layer conv is a convolution"):
+        method.bind(100, {"conv": (4, 1, 5, 5)})
+
+
 METHODS: dict[str, dict[str, Any]] = {
     "set_original": {},
     "set_itop": {"interval": 4},
@@ -221,6 +259,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "mest_ems": {"interval": 4},
     "granet": {"interval": 2, "initial_density": 0.5},
     "srigl": {"interval": 4},
+    "cht": {"interval": 4},
+    "chts": {"interval": 4},
 }
 
 

@@ -29,6 +29,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "dsr": {"name": "dsr", "density": 0.1, "n_pruned": 100, "intervals": [2], "interval_starts": [0.0]},
     "snfs": {"name": "snfs", "density": 0.1, "interval": 4},
     "mest_ems": {"name": "mest_ems", "density": 0.1, "interval": 4},
+    "chts": {"name": "chts", "density": 0.1, "interval": 4},
     "srigl": {"name": "srigl", "density": 0.1, "interval": 4},
     "granet": {"name": "granet", "density": 0.1, "interval": 4},
     "imp": {"name": "imp", "density": 0.64},
