@@ -97,7 +97,7 @@ class CHT(DropAndGrow):
         return top_k_mask(power * torch.log(score.clamp(min=1e-30)) + drawn, k, among=among)
 
     def remove_chains(self, kept: Masks) -> None:
-        """Links of hidden neurons that have no input or no output left go too, until there are none; others will grow."""
+        """Links of hidden neurons without an input or an output go too, until there are none; others will grow."""
         chain = [
             (a, b) for a, b in pairwise(kept) if self.shapes[a][0] == self.shapes[b][1]
         ]  # fmt: skip
