@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import sys
 import threading
 import time
@@ -51,7 +52,7 @@ def make_database(uri: str) -> None:
         return
     from mlflow.tracking import MlflowClient
 
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # MLflow remembers a path it has made
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         MlflowClient(f"sqlite:///{scratch}").search_experiments(max_results=1)
