@@ -9,7 +9,7 @@ from torch import Tensor
 from harness.config.schema import RunConfig
 from harness.sparse.masks import MaskedWeight, WeightView
 from harness.sparse.method import Masks, SparseMethod, SparseOptions
-from harness.sparse.noise import keyed_generator
+from harness.sparse.noise import keyed_generator, keyed_uniform
 from harness.sparse.selection import top_k_mask
 
 
@@ -56,8 +56,7 @@ class DeepR(SparseMethod):
         return {layer: SignedWeight(mask, self.signs(layer, mask)) for layer, mask in self.initial_masks().items()}
 
     def signs(self, layer: str, mask: Tensor) -> Tensor:
-        drawn = torch.rand(mask.shape, generator=keyed_generator(self.seed, "sign", layer))
-        return torch.where(drawn < 0.5, -1.0, 1.0)
+        return torch.where(keyed_uniform(mask, self.seed, "sign", layer) < 0.5, -1.0, 1.0)
 
     def before_step(self, step: int) -> None:
         self.step = step
@@ -84,6 +83,6 @@ class DeepR(SparseMethod):
             kept = mask & (self.tensors.weight(layer) * view.sign >= 0)
             n_gone = int(mask.sum()) - int(kept.sum())
             if n_gone:
-                noise = torch.rand(mask.shape, generator=keyed_generator(self.seed, "grow", layer, step))
-                changed[layer] = kept | top_k_mask(noise.to(mask.device), n_gone, among=~kept)
+                noise = keyed_uniform(mask, self.seed, "grow", layer, step)
+                changed[layer] = kept | top_k_mask(noise, n_gone, among=~kept)
         return changed

@@ -9,7 +9,7 @@ from torch import Tensor
 from harness.sparse.budgets import Distribution, Shapes, apportion, total_budget
 from harness.sparse.masks import MaskedWeight, WeightView
 from harness.sparse.method import Masks, SparseMethod, SparseOptions
-from harness.sparse.noise import keyed_generator
+from harness.sparse.noise import keyed_uniform
 from harness.sparse.selection import top_k_mask
 
 
@@ -114,5 +114,4 @@ class DSR(SparseMethod):
             view.threshold.copy_(now)
 
     def grown(self, layer: str, step: int, n: int, free: Tensor) -> Tensor:
-        noise = torch.rand(free.shape, generator=keyed_generator(self.seed, "grow", layer, step))
-        return top_k_mask(noise.to(free.device), n, among=free)
+        return top_k_mask(keyed_uniform(free, self.seed, "grow", layer, step), n, among=free)

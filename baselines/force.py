@@ -6,7 +6,7 @@ from pydantic import Field
 
 from baselines.snip import sensitivity
 from harness.sparse.method import Masks
-from harness.sparse.scoring import AtInitialisation, Draw, ScoredNetwork, ScoredOptions, rising_sparsity
+from harness.sparse.scoring import AtInitialisation, Draw, ScoredNetwork, ScoredOptions, rounds_of
 
 
 class IterativeOptions(ScoredOptions):
@@ -32,10 +32,10 @@ class IterativeSNIP(AtInitialisation):
         o = self.options
         network.mode(o.norm_mode)
         network.pass_gradients(everywhere=self.returns)
-        for density in rising_sparsity(self.target / self.n_weights, o.rounds, o.law):
+        for share in rounds_of(o.density, o.rounds, o.law):
             scores = sensitivity(network, network.gradients(*(draw.batch() for _ in range(o.n_batches))))
             among = None if self.returns else network.masks()
-            network.mask(self.largest(scores, round(density * self.n_weights), among))
+            network.mask(self.largest(scores, share, among))
         return network.masks()
 
 

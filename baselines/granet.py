@@ -8,10 +8,9 @@ from torch import Tensor
 
 from harness.errors import HarnessError
 from harness.sparse.budgets import Shapes, layer_budgets, total_budget
-from harness.sparse.method import Masks, SparseMethod, SparseOptions
+from harness.sparse.method import Masks, SparseMethod, SparseOptions, smallest_replaced
 from harness.sparse.pruning import top_k_over_layers
 from harness.sparse.schedules import CosineDrop
-from harness.sparse.selection import top_k_mask
 
 
 class GraNetOptions(SparseOptions):
@@ -86,7 +85,5 @@ class GraNet(SparseMethod):
         return {layer: self.regrown(layer, step, mask) for layer, mask in pruned.items()}
 
     def regrown(self, layer: str, step: int, mask: Tensor) -> Tensor:
-        n_active = int(mask.sum())
-        n_dropped = math.ceil(self.drop.at(step) * n_active)
-        kept = top_k_mask(self.tensors.weight(layer).abs(), n_active - n_dropped, among=mask)
-        return kept | top_k_mask(self.tensors.gradient(layer).abs(), n_dropped, among=~kept)
+        n_dropped = math.ceil(self.drop.at(step) * int(mask.sum()))
+        return smallest_replaced(mask, self.tensors.weight(layer), self.tensors.gradient(layer).abs(), n_dropped)

@@ -63,7 +63,7 @@ class GraSP(AtInitialisation):
         for _ in range(o.n_draws):
             images, labels = draw.balanced(o.per_class)
             halves += [(images[::2], labels[::2]), (images[1::2], labels[1::2])]
-        return self.largest(gradient_flow(network, halves, o.temperature), self.target)
+        return self.largest(gradient_flow(network, halves, o.temperature), 1.0)
 
     @torch.no_grad()
     def redraw_classifier(self, module: nn.Module) -> None:

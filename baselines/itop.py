@@ -12,7 +12,7 @@ from harness.sparse.masks import MaskedWeight, WeightView
 from harness.sparse.method import DropAndGrow
 
 
-class RemembersWeight(MaskedWeight):
+class EverActiveWeight(MaskedWeight):
     """A mask, and every position that was ever in it."""
 
     ever: Tensor
@@ -32,7 +32,7 @@ class InTime(DropAndGrow):
     source: ClassVar[str] = "Liu et al. 2021 (in-time over-parameterization)"
 
     def views(self) -> dict[str, WeightView]:
-        return {layer: RemembersWeight(mask) for layer, mask in self.initial_masks().items()}
+        return {layer: EverActiveWeight(mask) for layer, mask in self.initial_masks().items()}
 
     def n_dropped(self, n_active: int, step: int) -> int:
         return math.ceil(self.drop.at(step) * n_active)
@@ -42,7 +42,7 @@ class InTime(DropAndGrow):
         n_ever = 0
         for layer in self.shapes:
             view = self.tensors.view(layer)
-            assert isinstance(view, RemembersWeight)
+            assert isinstance(view, EverActiveWeight)
             n_ever += int(view.ever.sum())
         return n_ever / self.n_weights
 

@@ -17,4 +17,4 @@ class Magnitude(AtInitialisation):
     source: ClassVar[str] = "a control of the literature on pruning at initialisation"
 
     def scored_masks(self, network: ScoredNetwork, draw: Draw) -> Masks:
-        return self.largest({layer: weight.detach().abs() for layer, weight in network.weights.items()}, self.target)
+        return self.largest({layer: weight.detach().abs() for layer, weight in network.weights.items()}, 1.0)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -76,8 +76,6 @@ class EMSOptions(MESTOptions):
     name: str = "mest_ems"
     pruned_to: tuple[float, float, float] = (1.0, 1.0, 1.0)
     grown_to: tuple[float, float, float] = (1.5, 1.25, 1.0)
-    stop: float = 1.0
-    style: Literal["append", "replace"] = "append"
 
 
 class EMS(MEST):

@@ -61,4 +61,4 @@ class ProsPR(AtInitialisation):
         network.mode(o.norm_mode)
         first = draw.batch()
         batches = [first, *(draw.batch() if o.new_batches else first for _ in range(o.inner_steps))]
-        return self.largest(meta_gradient(network, batches, o), self.target)
+        return self.largest(meta_gradient(network, batches, o), 1.0)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from harness.sparse.budgets import Distribution
 from harness.sparse.method import DropAndGrow, DropAndGrowOptions
-from harness.sparse.noise import keyed_generator
+from harness.sparse.noise import keyed_uniform
 from harness.sparse.selection import top_k_mask
 
 
@@ -23,8 +23,7 @@ class SET(DropAndGrow):
     source: ClassVar[str] = "Mocanu et al. 2018, as run in Evci et al. 2020"
 
     def grow_score(self, layer: str, step: int) -> Tensor:
-        mask = self.tensors.mask(layer)
-        return torch.rand(mask.shape, generator=keyed_generator(self.seed, "grow", layer, step)).to(mask.device)
+        return keyed_uniform(self.tensors.mask(layer), self.seed, "grow", layer, step)
 
 
 class SETOriginalOptions(SETOptions):

@@ -64,7 +64,7 @@ class SNFS(SparseMethod):
         return {layer: DenseMomentum(mask) for layer, mask in self.initial_masks().items()}
 
     def budgets_at(self, step: int) -> dict[str, int] | None:  # type: ignore[override]
-        return self.target_budget if step < getattr(self, "interval", 1) else None
+        return self.target_budget if step < self.interval else None
 
     def total_at(self, step: int) -> int:
         return self.total

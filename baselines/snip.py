@@ -29,4 +29,4 @@ class SNIP(AtInitialisation):
     def scored_masks(self, network: ScoredNetwork, draw: Draw) -> Masks:
         network.mode(self.options.norm_mode)
         gradients = network.gradients(*(draw.batch() for _ in range(self.options.n_batches)))
-        return self.largest(sensitivity(network, gradients), self.target)
+        return self.largest(sensitivity(network, gradients), 1.0)

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from harness.sparse.method import Masks
-from harness.sparse.scoring import AtInitialisation, Draw, InitOptions, ScoredNetwork, rising_sparsity
+from harness.sparse.scoring import AtInitialisation, Draw, InitOptions, ScoredNetwork, rounds_of
 
 
 class SynFlowOptions(InitOptions):
@@ -46,7 +46,7 @@ class SynFlow(AtInitialisation):
     def scored_masks(self, network: ScoredNetwork, draw: Draw) -> Masks:
         network.mode("eval")
         make_positive(network)
-        for density in rising_sparsity(self.target / self.n_weights, self.options.rounds, self.options.law):
+        for share in rounds_of(self.options.density, self.options.rounds, self.options.law):
             scores, _ = flow(network, draw.shape)
-            network.mask(self.largest(scores, round(density * self.n_weights), network.masks()))
+            network.mask(self.largest(scores, share, network.masks()))
         return network.masks()

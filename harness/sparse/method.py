@@ -314,8 +314,11 @@ class DropAndGrow(SparseMethod, ABC):
 
     def drop_and_grow(self, layer: str, step: int) -> Tensor:
         mask = self.tensors.mask(layer)
-        n_active = self.budgets_at(step)[layer]
-        n_dropped = self.n_dropped(n_active, step)
-        kept = top_k_mask(self.tensors.weight(layer).abs(), n_active - n_dropped, among=mask)
-        grown = top_k_mask(self.grow_score(layer, step), n_dropped, among=~kept)
-        return kept | grown
+        n_dropped = self.n_dropped(self.budgets_at(step)[layer], step)
+        return smallest_replaced(mask, self.tensors.weight(layer), self.grow_score(layer, step), n_dropped)
+
+
+def smallest_replaced(mask: Tensor, weight: Tensor, score: Tensor, n: int) -> Tensor:
+    """The mask with its `n` smallest magnitudes dropped and the `n` best scores outside what is kept grown."""
+    kept = top_k_mask(weight.abs(), int(mask.sum()) - n, among=mask)
+    return kept | top_k_mask(score, n, among=~kept)

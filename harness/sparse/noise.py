@@ -13,6 +13,11 @@ def key_of(*parts: str | int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
+def keyed_uniform(like: torch.Tensor, *parts: str | int) -> torch.Tensor:
+    """Numbers between 0 and 1 in the shape and on the device of a tensor, the same on every device."""
+    return torch.rand(like.shape, generator=keyed_generator(*parts)).to(like.device)
+
+
 def keyed_generator(*parts: str | int) -> torch.Generator:
     """A CPU generator that depends on nothing but its key."""
     return torch.Generator().manual_seed(key_of(*parts))

@@ -49,19 +49,27 @@ class Selecting(Method):
     def views(self) -> dict[str, WeightView]:
         return {layer: MaskedWeight(torch.ones(shape, dtype=torch.bool)) for layer, shape in self.shapes.items()}
 
-    def budgets_for(self, total: int) -> dict[str, int] | None:
-        """Each layer on the same part of its way from whole to its target, so that none ever grows; None: globally."""
+    def budgets_after(self, share: float) -> dict[str, int] | None:
+        """Weights per layer where `share` of all that is to be pruned is pruned; None where all layers compete.
+
+        Each layer goes from whole to its target in the same proportion, so none ever grows and the end is exact.
+        """
         if self.layer_targets is None:
             return None
-        share = (self.n_weights - total) / max(1, self.n_weights - self.target)
         sizes = {layer: math.prod(shape) for layer, shape in self.shapes.items()}
         return {layer: n - math.floor((n - self.layer_targets[layer]) * share) for layer, n in sizes.items()}
 
-    def largest(self, scores: Mapping[str, Tensor], total: int, among: Mapping[str, Tensor] | None = None) -> Masks:
-        """Masks of about `total` weights, exactly where layers compete or at the target."""
-        budgets = self.budgets_for(total)
+    def total_after(self, share: float) -> int:
+        budgets = self.budgets_after(share)
+        if budgets is not None:
+            return sum(budgets.values())
+        return self.n_weights - math.floor((self.n_weights - self.target) * share)
+
+    def largest(self, scores: Mapping[str, Tensor], share: float, among: Mapping[str, Tensor] | None = None) -> Masks:
+        """The masks where `share` of all that is to be pruned is pruned: 0 is dense, 1 the target."""
+        budgets = self.budgets_after(share)
         if budgets is None:
-            return top_k_over_layers(scores, total, among)
+            return top_k_over_layers(scores, self.total_after(share), among)
         return {layer: top_k_mask(scores[layer], k, among[layer] if among else None) for layer, k in budgets.items()}
 
 
@@ -78,27 +86,15 @@ class MagnitudePruning(Selecting, ABC):
         """How much of all that is to be pruned is pruned after `step` steps: 0 is dense, 1 the target."""
 
     def total_at(self, step: int) -> int:
-        budgets = self.budgets_at(step)
-        if budgets is not None:
-            return sum(budgets.values())
-        n = self.n_weights
-        return n - math.floor((n - self.target) * self.pruned_share(step))
+        return self.total_after(self.pruned_share(step))
 
     def budgets_at(self, step: int) -> dict[str, int] | None:
-        """Each layer goes from whole to its target in the same proportion, so none ever grows and the end is exact."""
-        if self.layer_targets is None:
-            return None
-        share = self.pruned_share(step)
-        sizes = {layer: math.prod(shape) for layer, shape in self.shapes.items()}
-        return {layer: n - math.floor((n - self.layer_targets[layer]) * share) for layer, n in sizes.items()}
+        return self.budgets_after(self.pruned_share(step))
 
     def new_masks(self, step: int) -> Masks:
         scores = {layer: self.tensors.weight(layer).abs() for layer in self.shapes}
         among = {layer: self.tensors.mask(layer) for layer in self.shapes} if self.monotone else None
-        budgets = self.budgets_at(step)
-        if budgets is None:
-            return top_k_over_layers(scores, self.total_at(step), among)
-        return {layer: top_k_mask(scores[layer], k, among[layer] if among else None) for layer, k in budgets.items()}
+        return self.largest(scores, self.pruned_share(step), among)
 
     def is_final(self, step: int) -> bool:
         return self.pruned_share(step) == 1

@@ -123,9 +123,11 @@ class AtInitialisation(Selecting, ABC):
         }
 
 
-def rising_sparsity(density: float, n_rounds: int, law: Literal["exponential", "linear"]) -> Iterator[float]:
-    """The density after each of `n_rounds` rounds, the last one exactly `density`."""
+def rounds_of(density: float, n_rounds: int, law: Literal["exponential", "linear"]) -> Iterator[float]:
+    """After each of `n_rounds` rounds, how much of all that is to be pruned is; exactly 1 after the last.
+
+    Density falls to density^(k / n), or linearly.
+    """
     for k in range(1, n_rounds):
-        share = k / n_rounds
-        yield density**share if law == "exponential" else 1 - (1 - density) * share
-    yield density
+        yield (1 - density ** (k / n_rounds)) / (1 - density) if law == "exponential" and density < 1 else k / n_rounds
+    yield 1.0

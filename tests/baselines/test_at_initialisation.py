@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from harness.sparse.masks import MaskedWeight, install_views, maskable_shapes, s
 from harness.sparse.method import Masks
 from harness.sparse.noise import keyed_generator
 from harness.sparse.schedules import Clock
-from harness.sparse.scoring import Images, ScoredNetwork
+from harness.sparse.scoring import Images, ScoredNetwork, rounds_of
 from harness.train.job import build_job
 
 SCORED = ("magnitude", "snip", "grasp", "synflow", "iter_snip", "force", "prospr")
@@ -104,8 +105,8 @@ def test_the_gradient_alone_is_another_score() -> None:
     held = ScoredNetwork(network(6, 8, 3))
     gradients = held.gradients(Draws(6, 3).batch())
     method = method_for(held.module, "snip", 0.3)
-    right = method.largest(sensitivity(held, gradients), method.target)
-    wrong = method.largest({n: g.abs() for n, g in gradients.items()}, method.target)
+    right = method.largest(sensitivity(held, gradients), 1.0)
+    wrong = method.largest({n: g.abs() for n, g in gradients.items()}, 1.0)
     assert any(bool((right[n] != wrong[n]).any()) for n in right)
 
 
@@ -166,7 +167,7 @@ def test_grasp_keeps_what_the_gradients_square_would_miss() -> None:
     falls = torch.tensor(brute, dtype=torch.float64)
     assert torch.allclose(scores / scores.abs().max(), falls / falls.abs().max(), atol=1e-5)
     masks = method_for(held.module, "grasp", 0.5, temperature=1.0, reinit_classifier=False)
-    kept = torch.cat([m.reshape(-1) for m in masks.largest(gradient_flow(held, halves, 1.0), 9).values()])
+    kept = torch.cat([m.reshape(-1) for m in masks.largest(gradient_flow(held, halves, 1.0), 1.0).values()])
     assert set(kept.nonzero().view(-1).tolist()) == set(falls.argsort(descending=True)[:9].tolist())
 
 
@@ -180,17 +181,27 @@ def test_synflow_is_conserved_from_layer_to_layer() -> None:
     assert [float(score.sum()) for score in scores.values()] == pytest.approx([total] * 3, rel=1e-12)
 
 
-@pytest.mark.parametrize("n_kept", [3, 5, 20])
-def test_synflow_empties_no_layer_before_it_must(n_kept: int) -> None:
-    """Six layers: three weights cannot make a path, but from six on there must be one."""
-    model = network(30, 20, 20, 20, 20, 20, 5, bias=False, double=False)
-    method = method_for(model, "synflow", max(n_kept, 6) / sum(s.numel() for s in maskable_shapes(model).values()))
-    masks = method.choose_masks(model, Draws(30, 5))
-    assert sum(int(m.sum()) for m in masks.values()) == max(n_kept, 6)
-    assert all(bool(m.any()) for m in masks.values())
-    snip = method_for(network(30, 20, 20, 20, 20, 20, 5, bias=False, double=False), "magnitude", method.options.density)
-    chosen = snip.choose_masks(network(30, 20, 20, 20, 20, 20, 5, bias=False, double=False), Draws(30, 5))
-    assert n_kept > 6 or not all(bool(m.any()) for m in chosen.values()), "what is not iterative does"
+@pytest.mark.parametrize("n_kept", [6, 8, 20])
+def test_synflow_empties_no_layer_while_a_path_can_be_kept(n_kept: int) -> None:
+    """Six layers: six weights are one path. One shot by magnitude empties layers with as many."""
+    sizes = (30, 20, 20, 20, 20, 20, 5)
+    n_weights = sum(a * b for a, b in pairwise(sizes))
+
+    def emptied(name: str) -> int:
+        model = network(*sizes, bias=False, double=False)
+        masks = method_for(model, name, n_kept / n_weights).choose_masks(model, Draws(30, 5))
+        assert sum(int(m.sum()) for m in masks.values()) == n_kept
+        return sum(not bool(m.any()) for m in masks.values())
+
+    assert emptied("synflow") == 0
+    assert emptied("magnitude") > 0 or n_kept > 6
+
+
+def test_density_falls_exponentially_over_rounds() -> None:
+    """Of 100 weights to 1 %, in two rounds: 10 %, that is 90 of the 99 that go; then all."""
+    assert list(rounds_of(0.01, 2, "exponential")) == [pytest.approx(90 / 99), 1.0]
+    assert list(rounds_of(0.01, 4, "linear")) == [0.25, 0.5, 0.75, 1.0]
+    assert list(rounds_of(1.0, 2, "exponential"))[-1] == 1.0
 
 
 def test_prospr_without_inner_steps_is_snip() -> None:
