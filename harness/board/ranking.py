@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 from harness.board.differences import Difference, between, with_holm
 from harness.board.rows import Convention, Row, tables_of
@@ -114,6 +114,12 @@ class Judged:
 
     def is_best(self, row: Row) -> bool:
         return row.fingerprint in self.standings and self.standings[row.fingerprint].best
+
+
+def narrowed(tables: Iterable[Judged], wanted: Callable[[Row], bool]) -> list[Judged]:
+    """The rows that are wanted, with what is said of them among all."""
+    kept = [replace(of, rows=[row for row in of.rows if wanted(row)]) for of in tables]
+    return [of for of in kept if of.rows]
 
 
 def judged(rows: Iterable[Row]) -> list[Judged]:

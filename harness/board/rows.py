@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from statistics import mean, median, stdev
 from typing import Any, NamedTuple
@@ -123,18 +123,20 @@ class Row:
         return stdev(self.accuracies) if len(self.accuracies) > 1 else None
 
 
-def rows_from_results(results: Iterable[dict[str, Any]], verified: Collection[str] | None = None) -> list[Row]:
+def rows_from_results(
+    results: Iterable[dict[str, Any]], verifications: Mapping[str, list[str]] | None = None
+) -> list[Row]:
     """Sorted by convention, falling density and falling accuracy; a failed run is kept as a failure of its row.
 
-    verified: ids of the runs whose re-evaluation agreed, where that is known. HarnessError for two different results
-    of one run.
+    verifications: what re-evaluations found wrong, by run id, where that is known. HarnessError for two different
+    results of one run.
     """
     groups: dict[tuple[str, str, str, str], list[dict[str, Any]]] = defaultdict(list)
     for r in once(results):
         if r["status"] == "pruned" or (r["status"] == "done" and r["test_accuracy_last"] is None):
             continue  # a search's: it saw no test image, and ranks nowhere
         groups[(r["data"], r["model"], r["method"], r["fingerprint"])].append(r)
-    rows = [row_of(runs, verified) for runs in groups.values()]
+    rows = [row_of(runs, verifications) for runs in groups.values()]
     rows.sort(
         key=lambda row: (row.data, row.model, row.setting_label, row.convention[2:4], -row.density, -(row.mean or 0))
     )
@@ -158,7 +160,7 @@ def is_number(accuracy: float | None) -> bool:
     return accuracy is not None and math.isfinite(accuracy)
 
 
-def row_of(runs: list[dict[str, Any]], verified: Collection[str] | None) -> Row:
+def row_of(runs: list[dict[str, Any]], verifications: Mapping[str, list[str]] | None) -> Row:
     runs = sorted(runs, key=lambda r: r["seed"])
     done = [r for r in runs if r["status"] == "done" and is_number(r["test_accuracy_last"])]
     one = (done or runs)[0]
@@ -167,6 +169,8 @@ def row_of(runs: list[dict[str, Any]], verified: Collection[str] | None) -> Row:
         else f"seed {r['seed']}: its test accuracy is {r['test_accuracy_last']}, no number"
         for r in runs if r not in done
     ]  # fmt: skip
+    held = verifications or {}
+    disputes = [f"seed {r['seed']} is NOT verified: {fault}" for r in done for fault in held.get(r["run_id"], [])]
     return Row(
         data=one["data"],
         model=one["model"],
@@ -179,7 +183,7 @@ def row_of(runs: list[dict[str, Any]], verified: Collection[str] | None) -> Row:
         n_active=tuple(r["n_active"] for r in done),
         n_nonzero=tuple(r["n_nonzero"] for r in done),
         emergent=any(r.get("emergent") for r in done),
-        remarks=remarks_on(done),
+        remarks=(*remarks_on(done), *disputes),
         train_flops=tuple(r["train_flops"] for r in done if "train_flops" in r),
         inference_macs=tuple(r["inference_macs"] for r in done if "inference_macs" in r),
         train_seconds=tuple(r["train_seconds"] for r in done if "train_seconds" in r),
@@ -193,7 +197,7 @@ def row_of(runs: list[dict[str, Any]], verified: Collection[str] | None) -> Row:
         run_ids=tuple(r["run_id"] for r in done),
         git_commits=tuple(sorted({str(r["git_commit"]) for r in done if r.get("git_commit")})),
         versions=tuple(sorted({tuple(r["versions"].items()) for r in done if "versions" in r})),
-        n_verified=sum(r["run_id"] in verified for r in done) if verified is not None else None,
+        n_verified=sum(held.get(r["run_id"]) == [] for r in done) if verifications is not None else None,
         tuning=next((r["tuning"] for r in done if r.get("tuning")), None),
         failures=tuple(failures),
         failed_seeds=tuple(r["seed"] for r in runs if r not in done),

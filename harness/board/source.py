@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
-from harness.track.record import all_results, is_verified, read_events, results_by_fingerprint, unfinished
+from harness.track.record import VERIFIED, all_results, read_events, results_by_fingerprint, unfinished, verification
 
 
 class Source(Protocol):
@@ -18,8 +18,8 @@ class Source(Protocol):
 
     def results(self) -> list[dict[str, Any]]: ...
 
-    def verified(self) -> set[str] | None:
-        """Runs whose re-evaluation agreed; None where that cannot be told from here."""
+    def verifications(self) -> dict[str, list[str]] | None:
+        """What re-evaluations of runs found wrong, nothing where they agreed; None where that cannot be told here."""
 
     def by_fingerprint(self) -> dict[str, list[dict[str, Any]]]:
         """Results by the fingerprint of their configuration, today's where it can be told."""
@@ -39,8 +39,9 @@ class Records:
     def results(self) -> list[dict[str, Any]]:
         return all_results(self.root)
 
-    def verified(self) -> set[str] | None:
-        return {path.parent.name for path in self.root.glob("*/verified.json") if is_verified(path.parent)}
+    def verifications(self) -> dict[str, list[str]] | None:
+        folders = [path.parent for path in self.root.glob(f"*/{VERIFIED}")]
+        return {folder.name: faults for folder in folders if (faults := verification(folder)) is not None}
 
     def by_fingerprint(self) -> dict[str, list[dict[str, Any]]]:
         return results_by_fingerprint([self.root])
@@ -71,7 +72,7 @@ class Server:
             self._results = self.runs.results()
         return self._results
 
-    def verified(self) -> set[str] | None:
+    def verifications(self) -> dict[str, list[str]] | None:
         return None
 
     def by_fingerprint(self) -> dict[str, list[dict[str, Any]]]:

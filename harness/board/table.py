@@ -11,8 +11,8 @@ from rich.table import Table
 
 from harness.board.claims import Claim, Comparison, Verdict, Verified
 from harness.board.differences import Difference
-from harness.board.ranking import ALPHA, Judged, Standing, judged
-from harness.board.rows import Row, tables_of
+from harness.board.ranking import ALPHA, Judged, Standing
+from harness.board.rows import Row
 from harness.board.statistics import bootstrap, interval
 
 
@@ -68,10 +68,9 @@ class Column:
     left: bool = False
 
 
-def show_table(rows: list[Row], console: Console, claims: Iterable[Claim] = (), wide: bool = False) -> None:
+def show_table(tables: list[Judged], console: Console, claims: Iterable[Claim] = (), wide: bool = False) -> None:
     """One table per convention, densities apart; what was published in grey; failures below, in words."""
     claims = list(claims)
-    tables = judged(rows)
     for held in tables:
         of = held.rows
         columns = columns_of(held, wide)
@@ -105,14 +104,15 @@ def show_table(rows: list[Row], console: Console, claims: Iterable[Claim] = (), 
     console.print(legend(tables), style="dim", highlight=False)
 
 
-def show_summary(rows: list[Row], console: Console) -> None:
+def show_summary(tables: list[Judged], console: Console) -> None:
     """Of boards too long to print: the tables, and how to see them."""
+    rows = [row for of in tables for row in of.rows]
     table = Table(
         title=f"{len(rows):,} rows of {sum(len(r.seeds) for r in rows):,} runs", title_justify="left", box=None
     )
     for name in ("rows", "methods", "densities", "table"):
         table.add_column(name, justify="left" if name == "table" else "right", no_wrap=name != "table")
-    for of in tables_of(rows):
+    for of in (held.rows for held in tables):
         table.add_row(
             f"{len(of):,}", f"{len({r.method for r in of})}", f"{len({r.density for r in of if not r.emergent})}",
             title_of(of),

@@ -43,8 +43,8 @@ def board(
     from harness.board.claims import POINTS, SHARE, load_claims
     from harness.board.differences import differences
     from harness.board.formats import in_format_of
-    from harness.board.ranking import judged
-    from harness.board.rows import as_plain, as_report, rows_from_results
+    from harness.board.ranking import judged, narrowed
+    from harness.board.rows import Row, as_plain, as_report, rows_from_results
     from harness.board.table import show_differences, show_summary, show_table
     from harness.track.record import write_whole
 
@@ -52,21 +52,23 @@ def board(
     results = source.results()
     if not results:
         raise HarnessError(f"no results in {source.place}: run `harness bench demo` first, or give --out DIR")
-    verified = source.verified()
+    verifications = source.verifications()
     if verified_only:
-        if verified is None:
+        if verifications is None:
             raise HarnessError("--verified-only reads what `harness verify --run` left in --out: leave out --tracking")
-        results = [r for r in results if r["run_id"] in verified]
+        results = [r for r in results if verifications.get(r["run_id"]) == []]
         if not results:
             raise HarnessError(
                 f"no verified run in {source.place}: `harness verify --run RUN_ID --out {source.place}` first"
             )
-    rows = rows_from_results(results, verified)
-    kept = [
-        r for r in rows
-        if (data is None or r.data == data) and (not method or r.method in method)
-        and (not density or r.density == 1 or any(abs(r.density / d - 1) < 1e-6 for d in density))
-    ]  # fmt: skip
+    rows = rows_from_results(results, verifications)
+
+    def wanted(row: Row) -> bool:
+        near = not density or row.density == 1 or any(abs(row.density / d - 1) < 1e-6 for d in density)
+        return near and (data is None or row.data == data) and (not method or row.method in method)
+
+    tables = narrowed(judged(rows), wanted)
+    kept = [row for row in rows if wanted(row)]
     if not kept:
         raise HarnessError(f"none of the {len(rows)} rows is left: {_choices(rows)}")
     found = differences(kept, against) if against else []
@@ -76,7 +78,6 @@ def board(
         report = as_report(results, made_by, source.events)
         report |= {"differences": [asdict(d) for d in found]} if found else {}
         write_whole(save, json.dumps(report, indent=1) + "\n")
-    tables = judged(kept) if export or html else []
     for path in export or []:
         write_whole(path, in_format_of(path, tables))
     published = load_claims() if claims else []
@@ -93,9 +94,9 @@ def board(
     for path in export or []:
         console.print(f"table: {path}", soft_wrap=True)
     if len(kept) > MOST_ROWS and not every:
-        show_summary(kept, console)
+        show_summary(tables, console)
         return
-    show_table(kept, console, published, wide)
+    show_table(tables, console, published, wide)
     show_differences(found, console)
     waiting = source.unfinished()
     if waiting:

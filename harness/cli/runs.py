@@ -157,6 +157,7 @@ def _show(
     cells: list[Cell], results: list[dict[str, Any]], out: Path, console: Console, as_json: bool, stem: Path | None
 ) -> None:
     """The table of these cells, the curve where a suite asks for one, and the exit code."""
+    from harness.board.ranking import judged
     from harness.board.rows import as_plain, rows_from_results
     from harness.board.table import show_table
 
@@ -165,7 +166,7 @@ def _show(
     if as_json:
         print(json.dumps({"results": results, "rows": [as_plain(r) for r in rows], "curves": [str(p) for p in paths]}))
     else:
-        show_table(rows, console)
+        show_table(judged(rows), console)
         for path in paths:
             console.print(f"curve: {path}", soft_wrap=True)
         if stem is None and results[0]["status"] == "done":

@@ -109,13 +109,15 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def is_verified(run_dir: Path) -> bool:
-    """Whether its last re-evaluation agreed with its result, and that result is still the one it has."""
+def verification(run_dir: Path) -> list[str] | None:
+    """What the last re-evaluation of a run found wrong: nothing where it agreed. None where there was none."""
     path = run_dir / VERIFIED
     if not path.exists():
-        return False
+        return None
     found = json.loads(path.read_text())
-    return not found["faults"] and bool(found["result_sha256"] == sha256(run_dir / RESULT))
+    if found["result_sha256"] != sha256(run_dir / RESULT):
+        return ["its result was changed after it was verified"]
+    return list(found["faults"])
 
 
 def end_early(run_dir: Path, status: str, reason: str) -> None:

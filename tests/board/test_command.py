@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
@@ -73,6 +74,22 @@ def test_rows_are_chosen(out: str) -> None:
     none = harness("board", "--out", out, "--density", "0.5", "--method", "rigl")
     assert none.returncode == 2
     assert "none of the 5 rows is left: --data digits, mnist; --method dense, dst, rigl, set; --density" in none.stderr
+
+
+def test_choosing_rows_changes_nothing_that_is_said_of_them(tmp_path: Path) -> None:
+    """Rank, best, gaps and their correction are those of the whole table."""
+    root = wrote(
+        tmp_path,
+        results("rigl", 0.01, {0: 0.90, 1: 0.92, 2: 0.95}),
+        results("set", 0.01, {0: 0.50, 1: 0.53, 2: 0.54}),
+        results("static", 0.01, {0: 0.10, 1: 0.12, 2: 0.11}),
+    )
+    for words in ((), ("--method", "set", "--method", "static"), ("--method", "static")):
+        assert harness("board", "--out", root, *words, "--export", str(tmp_path / "t.csv")).returncode == 0
+        rows = {r["method"]: r for r in csv.DictReader((tmp_path / "t.csv").read_text().splitlines())}
+        assert (rows["static"]["rank"], rows["static"]["best"]) == ("3", "False")
+        assert float(rows["static"]["to_rigl"]) == pytest.approx(-2.44 / 3)
+        assert len(rows) == (len(words) // 2 or 3)
 
 
 def test_a_page_and_tables_are_written(out: str, tmp_path: Path) -> None:

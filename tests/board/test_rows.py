@@ -8,6 +8,7 @@ from PIL import Image
 from rich.console import Console
 
 from harness.board.curve import draw_curve, logit
+from harness.board.ranking import judged
 from harness.board.rows import rows_from_results
 from harness.board.table import show_table
 from tests.board.made import result
@@ -40,7 +41,7 @@ def test_other_settings_are_another_row() -> None:
 
 def test_the_table_says_what_failed() -> None:
     console = Console(record=True, width=120, file=StringIO())
-    show_table(rows_from_results(RESULTS), console)
+    show_table(judged(rows_from_results(RESULTS)), console)
     text = console.export_text()
     assert "82.00 ± 2.83" in text
     assert "1 of 2" in text
@@ -80,7 +81,7 @@ def test_a_density_that_came_out_is_averaged_over_seeds_and_shown_with_its_sprea
     assert row.density == pytest.approx(0.03)
     assert row.density_std == pytest.approx(0.0141421, abs=1e-6)
     console = Console(record=True, width=140, file=StringIO())
-    show_table([row], console)
+    show_table(judged([row]), console)
     text = console.export_text()
     assert "97.00 ± 1.41" in text
     assert text.count("thresholds never settle") == 1

@@ -97,10 +97,14 @@ def test_the_command_and_the_board(tmp_path: Path) -> None:
     assert "NOT verified\n  weights.safetensors is not the file that was written" in refused.stdout
     rows = json.loads(harness("board", "--verified-only", "--json").stdout)
     assert [row["method"] for row in rows] == ["rigl"]
+    marked = harness("board").stdout
+    assert "dense at density 1: seed 0 is NOT verified: weights.safetensors is not the file that was written" in marked
+    assert "rigl at density 0.1: seed 0 is NOT" not in marked
     result = read_result(good)
     assert result is not None
     write_result(good, {**result, "test_accuracy_last": 0.99})  # what was verified is no longer what it says
     assert harness("board", "--verified-only").returncode == 2
+    assert "seed 0 is NOT verified: its result was changed after it was verified" in harness("board").stdout
     nowhere = harness("verify", "--run", "nothing")
     assert nowhere.returncode == 2
     assert "holds no finished run" in nowhere.stderr
