@@ -25,6 +25,18 @@ def top_k_over_layers(scores: Mapping[str, Tensor], k: int, among: Mapping[str, 
     return {layer: mask.view(scores[layer].shape) for layer, mask in zip(scores, chosen, strict=True)}
 
 
+def largest_within(
+    scores: Mapping[str, Tensor],
+    budgets: Mapping[str, int] | None,
+    total: int,
+    among: Mapping[str, Tensor] | None = None,
+) -> Masks:
+    """Keep the largest scores: of each layer as many as its budget, or without budgets `total` of all layers."""
+    if budgets is None:
+        return top_k_over_layers(scores, total, among)
+    return {layer: top_k_mask(scores[layer], k, among[layer] if among else None) for layer, k in budgets.items()}
+
+
 class PruningOptions(MethodOptions):
     distribution: Literal["global", "uniform", "erk", "er"] = "global"
     """Which weights compete: those of all layers, or of each layer for a budget of its own."""
@@ -67,10 +79,7 @@ class Selecting(Method):
 
     def largest(self, scores: Mapping[str, Tensor], share: float, among: Mapping[str, Tensor] | None = None) -> Masks:
         """The masks where `share` of all that is to be pruned is pruned: 0 is dense, 1 the target."""
-        budgets = self.budgets_after(share)
-        if budgets is None:
-            return top_k_over_layers(scores, self.total_after(share), among)
-        return {layer: top_k_mask(scores[layer], k, among[layer] if among else None) for layer, k in budgets.items()}
+        return largest_within(scores, self.budgets_after(share), self.total_after(share), among)
 
 
 class MagnitudePruning(Selecting, ABC):
@@ -94,7 +103,7 @@ class MagnitudePruning(Selecting, ABC):
     def new_masks(self, step: int) -> Masks:
         scores = {layer: self.tensors.weight(layer).abs() for layer in self.shapes}
         among = {layer: self.tensors.mask(layer) for layer in self.shapes} if self.monotone else None
-        return self.largest(scores, self.pruned_share(step), among)
+        return largest_within(scores, self.budgets_at(step), self.total_at(step), among)
 
     def is_final(self, step: int) -> bool:
         return self.pruned_share(step) == 1

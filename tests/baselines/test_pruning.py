@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from baselines.acdc import ACDC, ACDCOptions
@@ -137,6 +139,23 @@ def test_imp_prunes_exactly_a_fifth_per_round(density: float, totals: list[int])
     assert not method.is_final(length - 50)
     assert method.is_final(length - 49)
     assert method.is_final(length)
+
+
+@given(
+    shape=st.tuples(st.integers(2, 60), st.integers(2, 60)),
+    density=st.floats(0.02, 0.9),
+    fraction=st.floats(0.1, 0.5),
+)
+@settings(max_examples=100, deadline=None)
+def test_imp_masks_hold_exactly_the_weights_their_round_says(
+    shape: tuple[int, int], density: float, fraction: float
+) -> None:
+    options = IMPOptions(density=density, fraction=fraction)
+    clock = Clock(total_steps=IMP.length(options, 5), steps_per_epoch=5, schedule_steps=5)
+    engine, method = one_layer(IMP, options, torch.randn(shape, generator=torch.Generator().manual_seed(0)), clock)
+    for step in range(5, clock.total_steps, 5):
+        engine.set_mask("0", method.new_masks(step)["0"])
+        assert int(engine.mask("0").sum()) == method.total_at(step + 1)
 
 
 def test_14_rounds_leave_4_4_percent() -> None:
