@@ -59,7 +59,7 @@ def train(
     from harness.track.record import make_writable
 
     found = load_recipe(recipe)
-    if found.axes is not None:
+    if found.axes:
         raise HarnessError(f"'{recipe}' is a suite of several runs: harness bench {recipe}")
     cell = cells_of(found, patch_of(settings, data_root, tracking, device, workers, engine, zero_stage), [seed])[0]
     root = make_writable(out_root(out))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +21,18 @@ SHIPPED = Path(__file__).parent.parent / "recipes"
 
 
 class Axes(BaseModel):
-    """What a suite varies. A method is a name, or its options with a name; dense runs once whatever the densities."""
+    """What a suite, or a part of it, varies: every method at every density and seed.
+
+    A method is a name, or its options with a name; one that takes no density runs once whatever the densities.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     methods: tuple[str | dict[str, Any], ...] = Field(min_length=1)
     densities: tuple[float, ...] = (1.0,)
     seeds: tuple[int, ...] = (0,)
+    set: dict[str, Any] = {}
+    """What else is other than in the suite's own sections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +42,8 @@ class Recipe:
     name: str
     description: str
     plain: dict[str, Any]
-    axes: Axes | None = None
+    axes: tuple[Axes, ...] = ()
+    """The parts of a suite; empty: one run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +66,12 @@ def load_recipe(name: str) -> Recipe:
     """Read a shipped recipe by name, or a file by its path, with everything it extends merged in."""
     path = _find(name)
     merged = _read_merged(path, trail=())
-    axes = merged.pop("axes", None)
+    axes = merged.pop("axes", [])
     description = str(merged.pop("description", ""))
     try:
-        parsed = Axes(**axes) if axes is not None else None
+        parsed = tuple(Axes(**part) for part in (axes if isinstance(axes, list) else [axes]))
+    except TypeError:
+        raise HarnessError(f"{name}: axes are a mapping with methods, densities and seeds, or a list of such") from None
     except ValidationError as error:
         raise HarnessError(explain(error, f"{name}: axes", Axes)) from None
     return Recipe(path.stem, description, merged, parsed)
@@ -178,28 +187,36 @@ def cells_of(
     methods: list[str] | None = None,
 ) -> list[Cell]:
     """The runs of a suite (or the one of a plain recipe), each once, in the order of the axes."""
-    plain = merge(recipe.plain, patch or {})
-    if recipe.axes is None:
-        config = build_config(plain, recipe.name)
+    if not recipe.axes:
+        config = build_config(merge(recipe.plain, patch or {}), recipe.name)
         return [Cell(config, seed) for seed in (seeds or [0])]
     cells: dict[str, Cell] = {}
-    patched = (patch or {}).get("method", {})
-    densities = [patched["density"]] if "density" in patched else list(recipe.axes.densities)
-    for entry in recipe.axes.methods:
-        options: dict[str, Any] = {"name": entry} if isinstance(entry, str) else dict(entry)
-        if methods and not {options.get("name"), options.get("label")} & set(methods):
-            continue
-        for density in densities:
-            method = {**merge({"method": recipe.plain.get("method", {})}, {"method": options})["method"], **patched}
-            takes = registry.load("method", str(method.get("name", "dense")), registry.METHODS).takes_density
-            method["density"] = density if takes else 1.0
-            config = build_config({**plain, "method": method}, recipe.name)
-            for seed in seeds or recipe.axes.seeds:
-                cell = Cell(config, seed)
-                cells.setdefault(cell.run_id, cell)
+    for part in recipe.axes:
+        plain = merge(recipe.plain, part.set)
+        for entry in part.methods:
+            options: dict[str, Any] = {"name": entry} if isinstance(entry, str) else dict(entry)
+            if methods and not {options.get("name"), options.get("label")} & set(methods):
+                continue
+            for config in _at_densities(plain, options, part.densities, patch or {}, recipe.name):
+                for seed in seeds or part.seeds:
+                    cell = Cell(config, seed)
+                    cells.setdefault(cell.run_id, cell)
     if not cells:
-        raise HarnessError(f"{recipe.name}: no cell left; its methods are {[m for m in recipe.axes.methods]}")
+        known = [m for part in recipe.axes for m in part.methods]
+        raise HarnessError(f"{recipe.name}: no cell left; its methods are {known}")
     return list(cells.values())
+
+
+def _at_densities(
+    plain: dict[str, Any], options: dict[str, Any], densities: tuple[float, ...], patch: dict[str, Any], where: str
+) -> Iterator[RunConfig]:
+    """One method of a suite at each density; `patch` is the last word on both."""
+    patched = patch.get("method", {})
+    for density in [patched["density"]] if "density" in patched else densities:
+        method = {**merge({"method": plain.get("method", {})}, {"method": options})["method"], **patched}
+        takes = registry.load("method", str(method.get("name", "dense")), registry.METHODS).takes_density
+        method["density"] = density if takes else 1.0
+        yield build_config({**merge(plain, patch), "method": method}, where)
 
 
 def explain(error: ValidationError, where: str, schema: type[BaseModel], prefix: tuple[str, ...] = ()) -> str:

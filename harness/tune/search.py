@@ -203,7 +203,7 @@ def load_search(
         raise HarnessError(explain(error, path.name, SearchFile)) from None
     beside = path.parent / file.base
     recipe = load_recipe(str(beside) if beside.is_file() else file.base)
-    if recipe.axes is not None:
+    if recipe.axes:
         raise HarnessError(f"{path.name}: base '{file.base}' is a suite: a search starts from a recipe of one run")
     plain = merge(recipe.plain, file.set)
     if not file.methods:

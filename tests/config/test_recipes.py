@@ -23,6 +23,26 @@ def test_the_demo_runs_dense_once_and_the_rest_at_three_densities() -> None:
     assert {name: names.count(name) for name in names} == {"dense": 2, "static": 6, "set": 6, "rigl": 6, "east": 6}
 
 
+def test_the_parts_of_a_suite_have_settings_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "two.yaml"
+    path.write_text(
+        "extends: digits_r34\ndescription: two lengths\naxes:\n"
+        "  - {methods: [dense, static], densities: [0.1, 0.01], seeds: [0, 1]}\n"
+        "  - {methods: [static], densities: [0.1], set: {schedule: {epochs: 30}}}\n"
+    )
+    cells = cells_of(load_recipe(str(path)), parse_settings(["optimizer.lr=0.05"]))
+    short = load_recipe("digits_r34").plain["schedule"]["epochs"]
+    assert [(c.config.method.name, c.config.method.density, c.config.schedule.epochs, c.seed) for c in cells] == [
+        *(("dense", 1.0, short, seed) for seed in (0, 1)),
+        *(("static", density, short, seed) for density in (0.1, 0.01) for seed in (0, 1)),
+        ("static", 0.1, 30.0, 0),
+    ]
+    assert {cell.config.optimizer.lr for cell in cells} == {0.05}
+    path.write_text("extends: digits_r34\ndescription: d\naxes: rigl\n")
+    with pytest.raises(HarnessError, match="axes are a mapping with methods, densities and seeds, or a list of such"):
+        load_recipe(str(path))
+
+
 def message(plain: dict[str, object]) -> str:
     with pytest.raises(HarnessError) as caught:
         build_config(plain, "here")
