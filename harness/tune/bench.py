@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from rich.console import Console
 from harness.config import Cell
 from harness.track.record import read_result
 from harness.tune.cluster import LeaveRequest, check_fits, connected, uses_gpu
+from harness.tune.estimate import estimate
 from harness.tune.launch import at_once, run_trials, trial_of
-from harness.tune.progress import ProgressView, RunsLook
+from harness.tune.progress import ProgressView, RunsLook, duration
 
 
 def run_cells(
@@ -24,13 +26,23 @@ def run_cells(
     if pending:
         for cell in pending:  # an old failure is not the outcome of this attempt
             (out / cell.run_id / "result.json").unlink(missing_ok=True)
-        with ProgressView(RunsLook(cells, out), console), connected(address) as resources:
+        look = RunsLook(pending, out)
+        with ProgressView(look, console), connected(address) as resources:
             check_fits(pending, resources)
             gpu, like = uses_gpu(pending[0], resources), pending[0]
+            n_at_once = at_once(like, resources, gpu_share)
+            began, expected = time.monotonic(), estimate(pending, gpu_share if gpu else 0, n_at_once)
+            if expected is not None:
+                look.expect(expected)
+                console.print(
+                    f"estimate: {duration(look().left_s or 0)} for {len(pending)} runs, {n_at_once} at once; "
+                    "from the first steps of each method"
+                )
             grid = [trial_of([cell], out, gpu, tick_s=5.0) for cell in pending]
-            run_trials(
-                like, out, resources, LeaveRequest(), at_once(like, resources, gpu_share), grid, gpu_share=gpu_share
-            )
+            run_trials(like, out, resources, LeaveRequest(), n_at_once, grid, gpu_share=gpu_share)
+            took = time.monotonic() - began
+        said = f" (estimated: {duration(expected.wall_s)})" if expected is not None else ""
+        console.print(f"{len(pending)} runs took {duration(took)}{said}")
     from harness.tune.trial import failed_result
 
     return [

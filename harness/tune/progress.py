@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -14,6 +15,9 @@ from rich.progress import BarColumn, Progress, TextColumn
 from harness.config import Cell
 from harness.config.schema import label_of
 from harness.track.record import read_events, read_result
+
+if TYPE_CHECKING:
+    from harness.tune.estimate import Estimate
 
 
 def fraction_done(run_dir: Path) -> float:
@@ -37,26 +41,35 @@ class Glance:
     share: float
     head: str
     tail: str = ""
+    left_s: float | None = None
+    """What is left by an estimate made before, for as long as too little is done to tell."""
 
 
 class RunsLook:
-    """The cells of a suite."""
+    """The cells of a suite, each as long as it is expected to be, or all alike."""
 
     def __init__(self, cells: list[Cell], out: Path) -> None:
         self.cells, self.out = cells, out
         self._finished: set[str] = set()
+        self._lengths: tuple[float, ...] = (1.0,) * len(cells)
+        self._wall_s: float | None = None
+
+    def expect(self, estimate: Estimate) -> None:
+        self._lengths, self._wall_s = estimate.seconds, estimate.wall_s
 
     def __call__(self) -> Glance:
-        share, running = 0.0, []
-        for cell in self.cells:
+        done, running = 0.0, []
+        for cell, length in zip(self.cells, self._lengths, strict=True):
             part = 1.0 if cell.run_id in self._finished else fraction_done(self.out / cell.run_id)
-            share += part
+            done += part * length
             if part == 1:
                 self._finished.add(cell.run_id)
             elif part > 0:
                 running.append(f"{label_of(cell.config.method)} {part:.0%}")
         shown = f"  ({'; '.join(running[:3])})" if running else ""
-        return Glance(share / len(self.cells), f"{len(self._finished)}/{len(self.cells)} runs", shown)
+        share = done / sum(self._lengths)
+        left_s = self._wall_s * (1 - share) if self._wall_s is not None else None
+        return Glance(share, f"{len(self._finished)}/{len(self.cells)} runs", shown, left_s)
 
 
 class ProgressView:
@@ -95,7 +108,7 @@ class ProgressView:
         seen, now = self.look(), time.monotonic()
         if seen.share > 0 and self._began is None:
             self._began, self._began_at = now, seen.share
-        eta = "?"
+        eta = duration(seen.left_s) if seen.left_s is not None else "?"
         if self._began is not None and seen.share > self._began_at + 0.01:
             eta = duration((now - self._began) / (seen.share - self._began_at) * (1 - seen.share))
         return seen.share, f"{seen.head}, {seen.share:.0%}, ETA {eta}{seen.tail}"

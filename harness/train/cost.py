@@ -1,0 +1,90 @@
+"""What runs take on the machine that is asked: measured by the first steps of one like them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import torch
+
+from harness.config.schema import RunConfig
+from harness.data.batches import Split
+from harness.train.job import Job, build_job, clock_of
+from harness.train.loop import adapt, take_step
+
+WARM_UP = 3
+MOST_STEPS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds of one process on the device it would train on."""
+
+    start_s: float
+    """From a config to a network that can train: data, masks, scores at initialisation."""
+
+    step_s: float
+    """Median of some first optimizer steps; a topology update is seldom among them."""
+
+    image_s: float
+    """Of an evaluation, per image."""
+
+    sizes: dict[Split, int]
+    """Images per split."""
+
+    def of(self, config: RunConfig) -> float:
+        """Seconds of a run; `config` may differ in length, density and rounds from what was measured."""
+        clock = clock_of(config, self.sizes["train"])
+        every = max(1, round(config.evaluation.every_epochs * clock.steps_per_epoch))
+        n_images = math.ceil(clock.total_steps / every) * self.sizes["validation"] + self.sizes["test"]
+        return self.start_s + clock.total_steps * self.step_s + n_images * self.image_s
+
+
+def measure_cost(config: RunConfig, seed: int, seconds: float = 1.5) -> Cost:
+    """Build the run, take steps for about `seconds`, evaluate for about as long at most; nothing of it is kept."""
+    began = time.perf_counter()
+    with TemporaryDirectory() as folder:
+        job = build_job(config, seed, Path(folder))
+        start_s = time.perf_counter() - began
+        step_s = median(_step_times(job, seconds))
+        return Cost(start_s, step_s, _image_time(job, seconds), dict(job.loader.sizes))
+
+
+def _step_times(job: Job, seconds: float) -> Iterator[float]:
+    step, until = 0, math.inf
+    while True:
+        for batch in job.loader.train(job.clock.epoch(step)):
+            began = time.perf_counter()
+            adapt(job, step)
+            step += 1
+            take_step(job, step, batch)
+            _wait(job)
+            if step == WARM_UP:
+                until = time.perf_counter() + seconds
+            if step > WARM_UP or step == job.clock.total_steps:
+                yield time.perf_counter() - began
+            if step in (WARM_UP + MOST_STEPS, job.clock.total_steps) or time.perf_counter() > until:
+                return
+
+
+@torch.no_grad()
+def _image_time(job: Job, seconds: float) -> float:
+    job.engine.model.eval()
+    began, n_images = time.perf_counter(), 0
+    for batch in job.loader.evaluate("validation"):
+        job.engine.forward(batch.images)
+        n_images += len(batch.images)
+        _wait(job)
+        if time.perf_counter() > began + seconds:
+            break
+    return (time.perf_counter() - began) / n_images
+
+
+def _wait(job: Job) -> None:
+    if job.engine.device.type == "cuda":
+        torch.cuda.synchronize(job.engine.device)
