@@ -19,6 +19,9 @@ class DSROptions(SparseOptions):
     n_pruned: int = Field(600, ge=1)
     """Weights that an update is to prune, of all layers together."""
 
+    pruned_share: float | None = Field(None, gt=0, lt=1)
+    """Instead of their number, their share of the budget: the same at every density."""
+
     threshold: float = Field(1e-3, gt=0)
     """Magnitude below which weights are pruned, at first: it doubles or halves to keep that number."""
 
@@ -59,7 +62,8 @@ class DSR(SparseMethod):
 
     def bind(self, n_weights: int, shapes: Shapes) -> None:
         super().bind(n_weights, shapes)
-        self.total = total_budget(self.options.density, n_weights)
+        o, self.total = self.options, total_budget(self.options.density, n_weights)
+        self.n_pruned = o.n_pruned if o.pruned_share is None else max(1, round(o.pruned_share * self.total))
 
     def views(self) -> dict[str, WeightView]:
         return {n: ThresholdWeight(mask, self.options.threshold) for n, mask in self.initial_masks().items()}
@@ -104,9 +108,8 @@ class DSR(SparseMethod):
         return kept if bool(kept.any()) else top_k_mask(weight, min(1, int(mask.sum())), among=mask)
 
     def move_threshold(self, n_pruned: int) -> None:
-        factor = (
-            0.5 if n_pruned > 1.1 * self.options.n_pruned else 2.0 if n_pruned < 0.9 * self.options.n_pruned else 1.0
-        )
+        wanted = self.n_pruned
+        factor = 0.5 if n_pruned > 1.1 * wanted else 2.0 if n_pruned < 0.9 * wanted else 1.0
         now = self.threshold * factor
         for layer in self.shapes:
             view = self.tensors.view(layer)

@@ -52,6 +52,11 @@ class Claim(Section):
     superseded: bool = False
     """An earlier version of the same paper printed this."""
 
+    @property
+    def label(self) -> str:
+        """What runs of its recipe stand under."""
+        return f"{self.method}, {self.variant}" if self.variant else self.method
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:

@@ -158,7 +158,7 @@ def verified_claims(claims: list[Any], runs: dict[str, list[dict[str, Any]]], po
 
     found = []
     for claim in claims:
-        ids = fingerprints_of(claim.recipe, claim.method, claim.density) if claim.recipe else set()
+        ids = fingerprints_of(claim.recipe, claim.label, claim.density) if claim.recipe else set()
         found.append(verify_claim(claim, [r for i in sorted(ids) for r in runs.get(i, [])], points, share))
     return found
 

@@ -52,8 +52,10 @@ MODELS: dict[str, str] = {
     "lenet5_caffe": "harness.models.lenet:lenet5_caffe",
     "lstm": "harness.models.lstm:lstm",
     "vgg16": "harness.models.vgg:vgg16",
+    "vgg19": "harness.models.vgg:vgg19",
     "wrn_16_8": "harness.models.wide_resnet:wrn_16_8",
     "wrn_16_10": "harness.models.wide_resnet:wrn_16_10",
+    "wrn_28_2": "harness.models.wide_resnet:wrn_28_2",
     "wrn_28_8": "harness.models.wide_resnet:wrn_28_8",
     "wrn_22_2": "harness.models.wide_resnet:wrn_22_2",
 }

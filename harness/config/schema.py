@@ -33,11 +33,20 @@ class ModelConfig(Section):
     classifier_bias: bool = False
     """Whether the last layer has a bias. EAST's networks have none."""
 
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Wide ResNets: probability of dropping an activation between the two convolutions of a block."""
+
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
         registry.check_known("model", name, registry.MODELS)
         return name
+
+    @model_validator(mode="after")
+    def _can_drop(self) -> ModelConfig:
+        if self.dropout and not self.name.startswith("wrn_"):
+            raise ValueError(f"dropout is for wide ResNets (wrn_...), {self.name} has none")
+        return self
 
 
 class DataConfig(Section):
@@ -109,7 +118,7 @@ class MethodOptions(Section):
     """What leaderboards call this setting, where a name alone would not tell arms apart. Not part of identity."""
 
     keep_dense: tuple[str, ...] = ()
-    """Layers by name, e.g. 'classifier', that are never masked and not part of the density count."""
+    """Layers by name or pattern, e.g. 'classifier', '*.shortcut.*', never masked and not part of the density count."""
 
     density: float = Field(1.0, gt=0, le=1)
     """Fraction of maskable weights kept at the end, 0 < density <= 1; 99.9 % sparse is 0.001."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -127,12 +128,14 @@ def maskable_modules(model: nn.Module) -> dict[str, Maskable]:
 
 
 def exempt_layers(model: nn.Module, names: Sequence[str]) -> None:
-    """Take layers out of what is maskable, by name."""
+    """Take layers out of what is maskable, by name or by a pattern such as '*.shortcut.*'."""
     modules = maskable_modules(model)
     for name in names:
-        if name not in modules:
+        found = fnmatch.filter(modules, name)
+        if not found:
             raise HarnessError(f"method.keep_dense: no layer '{name}'; the maskable layers: {', '.join(modules)}")
-        modules[name].maskable = False  # type: ignore[assignment]
+        for layer in found:
+            modules[layer].maskable = False  # type: ignore[assignment]
 
 
 def maskable_shapes(model: nn.Module) -> dict[str, torch.Size]:

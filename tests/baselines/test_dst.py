@@ -207,6 +207,14 @@ def test_both_denominators_where_a_layer_is_left_out(tmp_path: Path) -> None:
     assert result["inference_macs"] == 8 * result["n_active"] + 160  # eight rows, then the classifier once
 
 
+def test_layers_are_left_out_by_pattern(tmp_path: Path) -> None:
+    job = job_of(
+        tmp_path, model={"name": "resnet18", "width": 4}, method={"name": "dst", "keep_dense": ["*.shortcut.*"]}
+    )
+    assert not [layer for layer in job.method.shapes if "shortcut" in layer]
+    assert len(job.method.shapes) == 1 + 16 + 1
+
+
 def test_a_layer_that_is_not_there_cannot_be_left_out(tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match="no layer 'head'; the maskable layers: fc1, fc2, classifier"):
         job_of(tmp_path, method={"name": "dst", "keep_dense": ["head"]})

@@ -12,8 +12,8 @@ from harness.errors import HarnessError
 from harness.models.lenet import lenet5_caffe, lenet_300_100
 from harness.models.lstm import GATES, LSTM, Gates, lstm
 from harness.models.shape import InputShape
-from harness.models.vgg import vgg16
-from harness.models.wide_resnet import wrn_16_8, wrn_16_10, wrn_22_2, wrn_28_8
+from harness.models.vgg import vgg16, vgg19
+from harness.models.wide_resnet import wrn_16_8, wrn_16_10, wrn_22_2, wrn_28_2, wrn_28_8
 from harness.sparse.ledger import measure
 from harness.sparse.masks import maskable_shapes
 from harness.sparse.schedules import Clock
@@ -37,6 +37,8 @@ def wide(n_blocks: int, k: int) -> int:
         (lenet_300_100, MNIST, 784 * 300 + 300 * 100 + 100 * 10, 3),
         (lenet5_caffe, MNIST, 20 * 25 + 50 * 20 * 25 + 800 * 500 + 500 * 10, 4),
         (vgg16, CIFAR, 14_977_728, 15),  # 14,710,464 in convolutions, 512 x 512 and 512 x 10
+        (vgg19, CIFAR, 20_018_880 + 512 * 10, 17),  # 27 x 64, 9 x (64 x 64, 64 x 128, ..., 7 times 512 x 512)
+        (wrn_28_2, CIFAR, wide(4, 2), 1 + 3 * 8 + 3 + 1),
         (wrn_16_8, CIFAR, wide(2, 8), 1 + 3 * 4 + 3 + 1),
         (wrn_22_2, CIFAR, wide(3, 2), 1 + 3 * 6 + 3 + 1),
         (wrn_16_10, CIFAR, wide(2, 10), 1 + 3 * 4 + 3 + 1),
@@ -67,6 +69,17 @@ def test_vgg_starts_with_scales_of_a_half() -> None:
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     assert len(norms) == 13
     assert all(bool((norm.weight == 0.5).all()) for norm in norms)
+
+
+def test_dropout_is_inside_the_blocks_of_wide_networks_and_in_training_only() -> None:
+    model = wrn_22_2(ModelConfig(name="wrn_22_2", dropout=0.3), CIFAR)
+    assert [m.p for m in model.modules() if isinstance(m, nn.Dropout)] == [0.3] * 9
+    images = torch.randn(2, 3, 32, 32)
+    assert not torch.equal(model(images), model(images))
+    model.eval()
+    assert torch.equal(model(images), model(images))
+    with pytest.raises(HarnessError, match=r"model: dropout is for wide ResNets \(wrn_...\), resnet18 has none"):
+        build_config({"model": {"name": "resnet18", "dropout": 0.3}}, "t")
 
 
 def test_fixed_networks_refuse_a_width() -> None:
