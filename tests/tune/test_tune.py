@@ -171,9 +171,11 @@ def trainers(out: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if any(f.path.startswith(f"{out}/") and f.path.endswith("/.lock") for f in process.open_files()):
+            if "ray::" in " ".join(process.cmdline()) and any(
+                f.path.startswith(f"{out}/") and f.path.endswith("/.lock") for f in process.open_files()
+            ):
                 found.append(process)
-    return [p for p in found if "ray::" in " ".join(p.cmdline())]
+    return found
 
 
 def test_a_second_driver_a_stop_and_a_full_disk(tmp_path: Path, cluster: Any) -> None:
