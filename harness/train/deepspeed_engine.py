@@ -17,7 +17,10 @@ class DeepSpeedEngine(Engine):
     def wrap(self) -> None:
         with redirect_stdout(sys.stderr):  # DeepSpeed talks on stdout, which belongs to the command's answer
             import deepspeed
+            import deepspeed.ops
 
+        # collectives of inference: a minute of compiling at the first start on a CPU, for what training never calls
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.sharded = self.config.engine.zero_stage > 0
         self.optimizer: Readable = build_optimizer(self.model, self.config.optimizer)
         with redirect_stdout(sys.stderr):
