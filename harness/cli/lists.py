@@ -54,19 +54,29 @@ def methods(
 HEADLINE = ("imagefolder:imagenet", "resnet50-w64", (0.2, 0.1, 0.05))
 
 
+METHODS_PAGE = """\
+# Methods
+
+Made by `harness methods --markdown` from the registry and the claims files.
+
+ResNet-50, ImageNet: published top-1 accuracy at 80, 90, 95 % sparse, with the form it is of. Papers differ in their
+settings: a gap below half a point means nothing. `harness verify` compares claims with runs one by one.
+
+Published settings: the recipes that train the method's published cells, with the layer distribution, the layers left
+dense, the schedule and the optimizer of the comparison they come from. Defaults are for comparisons of our own: every
+convolution and linear layer is masked, and a weight that goes or comes has no optimizer state.
+
+| name | family | what it does | density | defaults | ResNet-50, ImageNet | published settings | source |
+|---|---|---|---|---|---|---|---|
+"""
+
+
 def methods_page(rows: list[dict[str, Any]]) -> str:
     """docs/methods.md: one line a method, its defaults, and what was published of ResNet-50 on ImageNet."""
     from harness.board.claims import load_claims
 
     claims = load_claims()
-    lines = [
-        "# Methods", "", "Made by `harness methods --markdown` from the registry and the claims files.", "",
-        "The last column is published top-1 accuracy of ResNet-50 on ImageNet at 80, 90, 95 % sparse, with the form",
-        "it is of. Recipes differ between papers: a gap below half a point means nothing. `harness verify`",
-        "compares claims with runs one by one.", "",
-        "| name | family | what it does | density | options and defaults | ResNet-50, ImageNet | source |",
-        "|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
+    lines = METHODS_PAGE.splitlines()
     for row in rows:
         options = ", ".join(f"{k} {shown(v)}" for k, v in row["options"].items())
         cells = [
@@ -76,6 +86,7 @@ def methods_page(rows: list[dict[str, Any]]) -> str:
             row["density"],
             options,
             headline(row["name"], claims),
+            ", ".join(sorted({f"`{c.recipe}`" for c in claims if c.method == row["name"] and c.recipe})),
         ]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in [*cells, row["source"]]) + " |")
     return "\n".join(lines)
