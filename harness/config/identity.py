@@ -13,7 +13,7 @@ NOT_IDENTITY: dict[str, set[str] | None] = {
     "engine": {"name", "zero_stage", "accumulation", "workers", "device", "threads"},
     "data": {"root", "loader", "threads"},
     "method": {"label"},
-    "evaluation": {"checkpoint_seconds", "batch_size"},
+    "evaluation": {"checkpoint_seconds", "keep_checkpoints", "batch_size"},
     "tracking": None,
     "tuning": None,
 }

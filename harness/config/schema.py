@@ -212,6 +212,10 @@ class EvaluationConfig(Section):
     checkpoint_seconds: float = Field(20.0, ge=0)
     """Save at the first evaluation after this many seconds. Not part of a run's identity."""
 
+    keep_checkpoints: int = Field(2, ge=1)
+    """The newest so many stay while a run goes on: where one is damaged, the one before is continued from. Not part of
+    a run's identity."""
+
     test: bool = True
     """Whether the test set is evaluated. Searches never do."""
 

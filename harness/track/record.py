@@ -28,6 +28,9 @@ SCHEMA = 2
 TEST_IMAGES = {"digits": 299, "mnist": 10_000, "cifar10": 10_000, "cifar100": 10_000}
 """Of data sets whose test set is one thing for all; results of schema 1 do not tell."""
 
+UNFINISHED = ".writing"
+"""Ends the names of files that are not whole yet; a process that is killed leaves some."""
+
 STOP_NOTE = ".stop"
 """A file of this name in a run's folder asks the run to save and leave."""
 
@@ -76,7 +79,7 @@ def make_writable(folder: Path) -> Path:
 
 def write_whole(path: Path, text: str) -> None:
     """A file is there whole or not at all."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
     with scratch.open("w") as stream:
         stream.write(text)
         stream.flush()

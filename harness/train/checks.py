@@ -11,6 +11,7 @@ from harness.errors import CheckFailed
 from harness.sparse.masks import Maskable, WeightView, digest, maskable_modules, stored_weight
 from harness.sparse.method import Method
 from harness.train.engine import Engine
+from harness.train.ranks import Ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,15 @@ def check_counts(model: nn.Module, method: Method, step: int) -> list[LayerCount
 
 def current_masks(engine: Engine) -> dict[str, Tensor]:
     return {layer: engine.mask(layer) for layer in engine.layers}
+
+
+def check_same_step(ranks: Ranks, device: torch.device, step: int) -> None:
+    """All ranks continue from the same checkpoint, whatever each could read."""
+    if ranks.world_size == 1:
+        return
+    steps = [int(s) for s in ranks.gather(torch.tensor([step], device=device))]
+    if len(set(steps)) > 1:
+        raise CheckFailed(f"the ranks would continue from different steps, {steps}: they do not read the same files")
 
 
 def check_agreement(engine: Engine, step: int) -> None:

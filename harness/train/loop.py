@@ -297,5 +297,5 @@ def save(job: Job, progress: Progress, meter: Meter) -> None:
     tensors |= {f"{SAVED}{name}": tensor for name, tensor in job.saved.items()}
     if job.record is not None:
         facts = {"progress": asdict(progress), "train_flops": job.ledger.train_flops, "record_bytes": job.record.size()}
-        save_checkpoint(job.run_dir, tensors, facts)
+        save_checkpoint(job.run_dir, tensors, facts, job.config.evaluation.keep_checkpoints)
     job.engine.ranks.barrier()

@@ -23,6 +23,7 @@ from harness.errors import Diverged, HarnessError
 from harness.sparse.connectivity import connectivity
 from harness.track.record import (
     CONFIG,
+    UNFINISHED,
     facts_of,
     make_writable,
     read_events,
@@ -31,7 +32,7 @@ from harness.track.record import (
     write_result,
     write_whole,
 )
-from harness.train.checkpoint import drop_checkpoint, load_checkpoint, save_tensors
+from harness.train.checkpoint import drop_checkpoints, load_checkpoint, save_tensors
 from harness.train.checks import check_counts, count_layers, count_uncounted, current_masks
 from harness.train.engine import OPTIMIZER
 from harness.train.job import Job, build_job, build_network
@@ -54,6 +55,8 @@ def execute(
     run_dir = out / identity
     done = read_result(run_dir)
     if done is not None and done["status"] == "done":
+        with suppress(OSError):  # killed between its result and this; or another's, in a folder that is only read
+            drop_checkpoints(run_dir)
         yield done
         return
     make_writable(run_dir)
@@ -61,16 +64,18 @@ def execute(
     stop.watch(run_dir)
     with sole_owner(run_dir, patience_s):
         found = load_checkpoint(run_dir)
-        progress = Progress(**found[1]["progress"]) if found else Progress()
+        progress = Progress(**found.facts["progress"]) if found else Progress()
         job = build_job(config, seed, run_dir, progress.step)
         if job.record is not None:
-            start_files(job, found[1]["record_bytes"] if found else 0, progress.step)
+            start_files(job, found.facts["record_bytes"] if found else 0, progress.step)
+            if found and found.damaged:
+                job.record.append("fallback", step=progress.step, damaged=found.damaged)
         if found:
-            job.engine.load(found[0])
-            job.saved = {k.removeprefix(SAVED): v for k, v in found[0].items() if k.startswith(SAVED)}
-            job.ledger.total += found[1]["train_flops"]
+            job.engine.load(found.tensors)
+            job.saved = {k.removeprefix(SAVED): v for k, v in found.tensors.items() if k.startswith(SAVED)}
+            job.ledger.total += found.facts["train_flops"]
             if job.average is not None:
-                job.average.load(found[0])
+                job.average.load(found.tensors)
         job.ledger.n_active = {c.name: c.n_active for c in check_counts(job.engine.model, job.method, progress.step)}
         try:
             yield from train(job, progress, stop)
@@ -121,6 +126,8 @@ def leave_nothing(run_dir: Path) -> None:
 
 def start_files(job: Job, record_bytes: int, step: int) -> None:
     assert job.record is not None
+    for left in job.run_dir.glob(f".*{UNFINISHED}"):  # by a process that was killed
+        left.unlink()
     job.record.rewind(record_bytes)
     write_whole(job.run_dir / CONFIG, yaml.safe_dump(job.config.model_dump(mode="json"), sort_keys=False))
     if step == 0:
@@ -213,7 +220,7 @@ def finish(job: Job, progress: Progress) -> dict[str, Any]:
         result["sha256"] = {name: sha256(job.run_dir / name) for name in (CONFIG, MASKS, WEIGHTS)}
         job.record.append("end", step=progress.step, status="done", test_accuracy_last=test_accuracy)
         write_result(job.run_dir, result)
-        drop_checkpoint(job.run_dir)
+        drop_checkpoints(job.run_dir)
     job.engine.ranks.barrier()
     return result
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -66,7 +67,7 @@ def outcome(out: Path) -> dict[str, Any]:
     result = json.loads((run_dir / "result.json").read_text())
     events = [strip(e) for e in read_events(run_dir)]
     tensors = {
-        (name, key): tensor.numpy().tobytes()
+        f"{name} {key}": hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
         for name in ("weights", "masks")
         for key, tensor in load_file(run_dir / f"{name}.safetensors").items()
     }
