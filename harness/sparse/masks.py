@@ -6,7 +6,7 @@ import fnmatch
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -39,6 +39,9 @@ class WeightView(nn.Module, ABC):
     Both are in every checkpoint.
     """
 
+    keeps_nothing_hidden: ClassVar[bool] = False
+    """Whether stored weights outside the mask are zero too."""
+
     own_parameters_decay: bool = True
     """Whether weight decay acts on the view's own parameters as it does on weights."""
 
@@ -62,6 +65,7 @@ class MaskedWeight(WeightView):
     gradient of every position on, which growth by gradient and clipping over dense gradients need.
     """
 
+    keeps_nothing_hidden: ClassVar[bool] = True
     mask: Tensor
 
     def __init__(self, mask: Tensor) -> None:
@@ -95,6 +99,8 @@ class HiddenWeight(MaskedWeight):
 
     trains_all: they are also trained, by the gradient that the effective weight has at their positions.
     """
+
+    keeps_nothing_hidden: ClassVar[bool] = False
 
     def __init__(self, mask: Tensor, trains_all: bool) -> None:
         super().__init__(mask)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from harness.config import RunConfig, fingerprint
 from harness.errors import CheckFailed
 from harness.sparse.masks import Maskable, WeightView, digest, maskable_modules, stored_weight
 from harness.sparse.method import Method
@@ -57,9 +58,26 @@ def count_uncounted(model: nn.Module) -> dict[str, int]:
     return kinds
 
 
+@torch.no_grad()
+def check_nothing_hidden(engine: Engine, step: int) -> None:
+    """Where a method keeps no weights outside its mask, none came back there, e.g. from an optimizer's own copy.
+
+    Clipping over dense gradients leaves these to the optimizer: what they move outside the mask is zeroed at updates.
+    """
+    if engine.config.optimizer.clip_norm > 0 and engine.config.optimizer.clip_rule == "dense":
+        return
+    for name, (theta, view) in engine.layers.items():
+        if view.keeps_nothing_hidden and bool((theta != 0)[~view.kept(theta)].any()):
+            raise CheckFailed(f"step {step}, layer {name}: a stored weight outside the mask is not zero: it came back")
+
+
 def check_counts(model: nn.Module, method: Method, step: int) -> list[LayerCount]:
     """Every layer holds exactly its budget at `step`, or all together their total, or none more than its ceiling."""
-    counts, budgets, total = count_layers(model), method.budgets_at(step), method.total_at(step)
+    try:
+        counts = count_layers(model)
+    except CheckFailed as error:
+        raise CheckFailed(f"step {step}, {error}") from None
+    budgets, total = method.budgets_at(step), method.total_at(step)
     for layer in counts:
         if budgets is not None and layer.n_active != budgets[layer.name]:
             raise CheckFailed(
@@ -78,23 +96,82 @@ def current_masks(engine: Engine) -> dict[str, Tensor]:
     return {layer: engine.mask(layer) for layer in engine.layers}
 
 
-def check_same_step(ranks: Ranks, device: torch.device, step: int) -> None:
-    """All ranks continue from the same checkpoint, whatever each could read."""
+def check_same_run(ranks: Ranks, device: torch.device, config: RunConfig, seed: int, step: int) -> None:
+    """All ranks train one run and continue from one checkpoint, whatever each was told and could read."""
     if ranks.world_size == 1:
         return
-    steps = [int(s) for s in ranks.gather(torch.tensor([step], device=device))]
-    if len(set(steps)) > 1:
-        raise CheckFailed(f"the ranks would continue from different steps, {steps}: they do not read the same files")
-
-
-def check_agreement(engine: Engine, step: int) -> None:
-    """The masks of all ranks are the same: one small collective over 63-bit digests."""
-    if engine.ranks.world_size == 1 or not engine.layers:
-        return
-    mine = digest(current_masks(engine))
-    gathered = engine.ranks.gather(torch.tensor(list(mine.values()), device=engine.device))
+    facts = {"seed": seed, "configuration": int(fingerprint(config), 16), "step to continue from": step}
+    gathered = ranks.gather(torch.tensor(list(facts.values()), device=device))
     for rank, other in enumerate(gathered):
-        differs = (other != gathered[0]).nonzero()
+        for name, here, there in zip(facts, gathered[0].tolist(), other.tolist(), strict=True):
+            if here != there:
+                told = (
+                    f"{name} {there:010x}, not {here:010x}"
+                    if name == "configuration"
+                    else f"{name} {there}, not {here}"
+                )
+                raise CheckFailed(f"rank {rank} trains another run than rank 0: {told}")
+
+
+FAULT_LENGTH = 200
+
+
+def check_masks(engine: Engine, method: Method, step: int) -> list[LayerCount]:
+    """Counts are right on every rank, and the masks of all ranks the same: one small collective over 63-bit digests.
+
+    What is wrong on one rank is raised on all, or the others would wait for it.
+    """
+    counts, fault = [], ""
+    try:
+        counts = check_counts(engine.model, method, step)
+        check_nothing_hidden(engine, step)
+    except CheckFailed as error:
+        if engine.ranks.world_size == 1:
+            raise
+        fault = str(error)
+    if engine.ranks.world_size == 1:
+        return counts
+    mine = digest(current_masks(engine))
+    told = list(fault.encode()[:FAULT_LENGTH].ljust(FAULT_LENGTH))
+    gathered = engine.ranks.gather(torch.tensor([*mine.values(), *told], device=engine.device))
+    for rank, other in enumerate(gathered):
+        said = bytes(other[len(mine) :].tolist()).decode(errors="ignore").strip()
+        if said:
+            raise CheckFailed(f"rank {rank}: {said}")
+    differing = _first_difference(gathered, list(mine))
+    if differing is not None:
+        rank, layer = differing
+        raise CheckFailed(f"step {step}, layer {layer}: the mask of rank {rank} differs from that of rank 0")
+    return counts
+
+
+@torch.no_grad()
+def check_weights(engine: Engine, step: int) -> None:
+    """What is trained is the same on every rank, to the last bit, as averaged gradients leave it."""
+    if engine.ranks.world_size == 1:
+        return
+    trained = {name: parameter for name, parameter in engine.model.named_parameters() if parameter.requires_grad}
+    mine = torch.stack([_digest_of_values(parameter) for parameter in trained.values()])
+    differing = _first_difference(engine.ranks.gather(mine), list(trained))
+    if differing is not None:
+        rank, name = differing
+        raise CheckFailed(
+            f"step {step}, parameter {name.replace('.parametrizations.weight.original', '.weight')}: rank {rank} holds "
+            f"other values than rank 0: its gradients were not averaged, or its updates differ"
+        )
+
+
+def _digest_of_values(tensor: Tensor) -> Tensor:
+    """64 bits over values and places, on the device: a sum of the values' bits times odd numbers, modulo 2^64."""
+    bits = tensor.detach().reshape(-1).view(torch.int32 if tensor.element_size() == 4 else torch.int16).long()
+    places = torch.arange(bits.numel(), device=bits.device)
+    return (bits * (places * 0x5851F42D4C957F2D + 0x14057B7EF767814F | 1)).sum()
+
+
+def _first_difference(gathered: list[Tensor], names: list[str]) -> tuple[int, str] | None:
+    """The first rank whose numbers differ from rank 0's, and the name of the first that does."""
+    for rank, other in enumerate(gathered):
+        differs = (other != gathered[0])[: len(names)].nonzero()
         if len(differs):
-            layer = list(mine)[int(differs[0])]
-            raise CheckFailed(f"step {step}, layer {layer}: the mask of rank {rank} differs from that of rank 0")
+            return rank, names[int(differs[0])]
+    return None

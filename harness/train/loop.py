@@ -21,7 +21,7 @@ from harness.sparse.noise import key_of
 from harness.sparse.selection import ScoreNotANumber
 from harness.track.record import STOP_NOTE
 from harness.train.checkpoint import save_checkpoint
-from harness.train.checks import check_agreement, check_counts
+from harness.train.checks import check_counts, check_masks, check_weights
 from harness.train.evaluate import Score, evaluate
 from harness.train.job import Job
 
@@ -133,8 +133,7 @@ def start_round(job: Job, step: int) -> None:
     engine.reset_momentum()
     if job.average is not None:
         job.average.restart()
-    job.ledger.n_active = {c.name: c.n_active for c in check_counts(engine.model, job.method, step + 1)}
-    check_agreement(engine, step)
+    job.ledger.n_active = {c.name: c.n_active for c in check_masks(engine, job.method, step + 1)}
 
 
 def take_step(job: Job, step: int, batch: Batch) -> Tensor:
@@ -185,8 +184,7 @@ def update_topology(job: Job, step: int) -> None:
     if job.method.resets_momentum(step):
         engine.reset_momentum()
     engine.drop_gradients()
-    job.ledger.n_active = {c.name: c.n_active for c in check_counts(engine.model, job.method, step)}
-    check_agreement(engine, step)
+    job.ledger.n_active = {c.name: c.n_active for c in check_masks(engine, job.method, step)}
 
 
 class Meter:
@@ -230,8 +228,8 @@ def report(job: Job, progress: Progress, meter: Meter) -> dict[str, Any]:
     step, engine = progress.step, job.engine
     seconds = max(time.monotonic() - meter.started, 1e-9)
     engine.synchronise_statistics()
-    counts = check_counts(engine.model, job.method, step)
-    check_agreement(engine, step)
+    counts = check_masks(engine, job.method, step)
+    check_weights(engine, step)
     job.ledger.n_active = {c.name: c.n_active for c in counts}
     with averaged(job):
         validation = evaluate(engine, job.loader, "validation")

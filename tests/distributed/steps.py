@@ -17,7 +17,7 @@ from harness.config.schema import ModelConfig
 from harness.models.resnet import BasicBlock, ResNet
 from harness.models.shape import InputShape
 from harness.sparse.masks import digest
-from harness.train.checks import check_agreement, check_counts, current_masks
+from harness.train.checks import check_masks, check_weights, current_masks
 from harness.train.job import build_job
 from harness.train.loop import adapt, take_step
 
@@ -150,11 +150,12 @@ def run(comparison: Comparison, method: str, engine: dict[str, Any]) -> dict[str
             loss = job.engine.ranks.sum(take_step(job, step, batch)) / batch.n_global
             losses.append(float(loss))
             if job.method.update_due(step):
-                check_agreement(job.engine, step)
+                check_masks(job.engine, job.method, step)
                 digests.append(digest(current_masks(job.engine)))
             if step == comparison.steps:
                 break
-    check_counts(job.engine.model, job.method, step)
+    check_masks(job.engine, job.method, step)
+    check_weights(job.engine, step)
     state = job.engine.state()
     slot = next(iter(job.engine.optimizer.slots))
     outside = {"": 0.0, f"optimizer.{slot}.": 0.0}
