@@ -83,20 +83,20 @@ def _train_here(cell: Cell, out: Path, console: Console) -> dict[str, Any]:
         console.print(f"run {cell.run_id} is already done")
     mirror = mirror_for(cell, out, [out / cell.run_id])
     stop = StopRequest()
-    stop.listen()
     result: dict[str, Any] = {}
     try:
-        for event in execute(cell.config, cell.seed, out, stop):
-            if "status" in event:
-                result = event
-                break
-            n_left = (event["total_steps"] - event["step"]) * cell.config.data.batch_size
-            console.print(
-                f"step {event['step']}/{event['total_steps']}  epoch {event['epoch']:g}  "
-                f"loss {event['train_loss']:.4f}  validation {100 * event['val_accuracy']:.2f} %  "
-                f"{event['n_active']:,} active weights  {event['images_per_second']:,.0f} images/s  "
-                f"ETA {duration(n_left / event['images_per_second'])}"
-            )
+        with stop.listening():
+            for event in execute(cell.config, cell.seed, out, stop):
+                if "status" in event:
+                    result = event
+                    break
+                n_left = (event["total_steps"] - event["step"]) * cell.config.data.batch_size
+                console.print(
+                    f"step {event['step']}/{event['total_steps']}  epoch {event['epoch']:g}  "
+                    f"loss {event['train_loss']:.4f}  validation {100 * event['val_accuracy']:.2f} %  "
+                    f"{event['n_active']:,} active weights  {event['images_per_second']:,.0f} images/s  "
+                    f"ETA {duration(n_left / event['images_per_second'])}"
+                )
     finally:
         if mirror is not None:
             from harness.track.record import all_results

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,9 +54,10 @@ class StopRequest:
     LOOK_EVERY_S = 0.5
 
     def __init__(self) -> None:
-        self._signalled = False
+        self.signalled = False
         self._note_path: Path | None = None
         self._looked_at = 0.0
+        self._noted = False
 
     def watch(self, run_dir: Path) -> None:
         self._note_path = run_dir / STOP_NOTE
@@ -64,19 +65,25 @@ class StopRequest:
     @property
     def asked(self) -> bool:
         now = time.monotonic()
-        if not self._signalled and self._note_path is not None and now - self._looked_at > self.LOOK_EVERY_S:
+        if not self._noted and self._note_path is not None and now - self._looked_at > self.LOOK_EVERY_S:
             self._looked_at = now
-            self._signalled = self._note_path.exists()
-        return self._signalled
+            self._noted = self._note_path.exists()
+        return self.signalled or self._noted
 
-    def listen(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._ask)
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Signals ask, instead of what they do outside."""
+        before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler if handler is not None else signal.SIG_DFL)  # None: set outside Python
 
     def _ask(self, number: int, frame: object) -> None:
-        if self._signalled:
+        if self.signalled:
             raise KeyboardInterrupt
-        self._signalled = True
+        self.signalled = True
 
 
 def train(job: Job, progress: Progress, stop: StopRequest) -> Iterator[dict[str, Any]]:

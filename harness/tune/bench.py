@@ -38,8 +38,9 @@ def run_cells(
                     f"estimate: {duration(look().left_s or 0)} for {len(pending)} runs, {n_at_once} at once; "
                     "from the first steps of each method"
                 )
-            grid = [trial_of([cell], out, gpu, tick_s=5.0) for cell in pending]
-            run_trials(like, out, resources, LeaveRequest(), n_at_once, grid, gpu_share=gpu_share)
+            leave, grid = LeaveRequest(), [trial_of([cell], out, gpu, tick_s=5.0) for cell in pending]
+            while grid:
+                grid = run_trials(like, out, resources, leave, n_at_once, grid, gpu_share=gpu_share)
             took = time.monotonic() - began
         said = f" (estimated: {duration(expected.wall_s)})" if expected is not None else ""
         console.print(f"{len(pending)} runs took {duration(took)}{said}")

@@ -32,10 +32,11 @@ def at_once(cell: Cell, resources: dict[str, float], gpu_share: float, wanted: i
 def run_trials(
     like: Cell, out: Path, resources: dict[str, float], leave: LeaveRequest, n_at_once: int,
     grid: list[dict[str, Any]] | None = None, searcher: Any = None, gpu_share: float = 1.0,
-) -> None:  # fmt: skip
+) -> list[dict[str, Any]]:  # fmt: skip
     """Run the trials of a list, or those a searcher proposes until it has no more. All need what `like` needs.
 
-    Raises Interrupted when asked to leave.
+    Returns those whose machine was taken away under them: they were saved, and are to be run again. Raises Interrupted
+    when asked to leave.
     """
     from ray import tune
 
@@ -64,9 +65,10 @@ def run_trials(
         ),
     )  # fmt: skip
     try:
-        tuner.fit()
+        results = tuner.fit()
         if leave.asked:
             raise Interrupted("stopped: the same command continues the runs that are not done")
+        return [r.config["trial"] for r in results if r.config and (r.metrics or {}).get("status") == "preempted"]
     except tune.TuneError as error:
         raise HarnessError(f"Ray Tune stopped: {error}") from None
     finally:

@@ -22,6 +22,7 @@ class StudySearcher(Searcher):
         super().__init__(metric=None, mode=None)
         self.study, self.leave, self.gpu, self.last = study, leave, gpu, last
         self.numbers: dict[str, int] = {}
+        self.confirming: dict[str, Cell] = {}
         self.left: list[Cell] | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -29,18 +30,18 @@ class StudySearcher(Searcher):
             return Searcher.FINISHED
         proposal = self.study.next()
         if proposal is None:
-            return self._last() if self.study.exhausted and not self.numbers else None
+            return self._last(trial_id) if self.study.exhausted and not self.numbers else None
         self.numbers[trial_id] = proposal.number
         # a pruner decides at each evaluation, so the trial lets it look at each
         tick_s = 5.0 if self.study.search.file.pruner.name == "none" else 0.0
         return {"trial": trial_of(list(proposal.cells), self.study.runs, self.gpu, tick_s)}
 
-    def _last(self) -> dict[str, Any] | str:
+    def _last(self, trial_id: str) -> dict[str, Any] | str | None:
         if self.left is None:
             self.left = self.last()
         if not self.left:
-            return Searcher.FINISHED
-        cell = self.left.pop(0)
+            return None if self.confirming else Searcher.FINISHED
+        cell = self.confirming[trial_id] = self.left.pop(0)
         self.study.on_run(cell.run_id)
         return {"trial": trial_of([cell], self.study.runs, self.gpu, tick_s=5.0)}
 
@@ -49,10 +50,17 @@ class StudySearcher(Searcher):
             self.study.follow(self.numbers[trial_id])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        number = self.numbers.pop(trial_id, None)
+        number, status = self.numbers.pop(trial_id, None), (result or {}).get("status")
         if number is None:  # a confirmation: its result is what lasts
+            cell = self.confirming.pop(trial_id)
+            if status == "preempted" and not self.leave.asked:
+                assert self.left is not None
+                self.left.append(cell)
             return
-        if self.leave.asked and (result or {}).get("status") != "done":
+        if status == "preempted" and not self.leave.asked:
+            self.study.put_back(number)
+            return
+        if self.leave.asked and status != "done":
             return  # stopped in its middle, to be continued
         self.study.finish(number, "its process was lost again and again" if error else None)
 

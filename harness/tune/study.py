@@ -169,6 +169,11 @@ class Study:
                 return proposal
             self.finish(proposal.number)
 
+    def put_back(self, number: int) -> None:
+        """To be run again, from where it was saved: the machine under it was taken away."""
+        del self.running[number]
+        self._unfinished.append(number)
+
     def _propose(self) -> Proposal | None:
         while self._unfinished or not self.spent():
             if self._unfinished:

@@ -22,7 +22,7 @@ class CellTrial(tune.Trainable):
     to Tune.
 
     What the trial leaves is the runs' own folders; Tune only schedules. The actor is reused for the next trial, so that
-    torch is imported once.
+    torch is imported once; but not one that got SIGTERM, as from a machine that is about to be taken away.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -32,23 +32,31 @@ class CellTrial(tune.Trainable):
         self.out = Path(trial["out"])
         self.gpu = bool(trial["gpu"])
         self.tick_s = float(trial["tick_s"])
+        self.leaves = False
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        if self.leaves:
+            return False
         self.setup(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
         """Training up to an evaluation some seconds from now; Tune sees 'done' with the last."""
+        from harness.train.loop import StopRequest
+
         if self._events is None:
+            self._stop = StopRequest()
             self._events = self._train()
         until = time.monotonic() + self.tick_s
         try:
-            for event in self._events:
-                if time.monotonic() >= until:
-                    return {"status": "running", "step": event.get("step", 0), "done": False}
+            with self._stop.listening():
+                for event in self._events:
+                    if time.monotonic() >= until:
+                        return {"status": "running", "step": event.get("step", 0), "done": False}
             return {"status": self._status(), "done": True}
         except Interrupted:
-            return {"status": "stopped", "done": True}
+            self.leaves = self._stop.signalled
+            return {"status": "preempted" if self.leaves else "stopped", "done": True}
         except Exception as error:
             self._events = None
             record_failure(self.cell, self.out, error)
@@ -65,7 +73,7 @@ class CellTrial(tune.Trainable):
 
                 yield from train_on_workers(self.cell, self.out, self.gpu)
             else:
-                yield from execute(self.cell.config, self.cell.seed, self.out, patience_s=PATIENCE_S)
+                yield from execute(self.cell.config, self.cell.seed, self.out, self._stop, patience_s=PATIENCE_S)
 
     def _status(self) -> str:
         results = [read_result(self.out / cell.run_id) for cell in self.cells]

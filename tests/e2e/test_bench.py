@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.track.record import read_events
+from tests.resume.test_kill import outcome
+from tests.tune.test_tune import trainers, wait_for
+
 pytestmark = pytest.mark.slow
 
 SUITE = """
@@ -126,6 +130,31 @@ def test_a_stopped_bench_leaves_with_75_and_continues(suite: Path, tmp_path: Pat
     assert again.returncode == 0, again.stderr
     assert len(json.loads(again.stdout)["results"]) == 6
     assert {p: p.stat().st_mtime_ns for p in done} == done, "what was done is not run again"
+
+
+def test_a_machine_that_is_taken_away_is_no_failure(suite: Path, tmp_path: Path) -> None:
+    """SIGTERM to the process that trains: it saves, and the run goes on elsewhere as if undisturbed."""
+    words = ["--methods", "rigl", "--seeds", "0", "--set", "method.density=0.1", "--set", "schedule.epochs=400"]
+    words += ["--set", "evaluation.every_epochs=8", "--tracking", "none"]
+    command = [sys.executable, "-m", "harness", "bench", str(suite), "--out", str(tmp_path / "taken"), *words, "--json"]
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    saved = []
+    for n in (5, 25):
+        wait_for(lambda n=n: driver.poll() is not None or n_evaluated(tmp_path / "taken") >= n)
+        (trainer,) = trainers(tmp_path / "taken")
+        trainer.terminate()
+        wait_for(lambda trainer=trainer: trainer not in trainers(tmp_path / "taken"))
+        saved += [p.name for p in (tmp_path / "taken").glob("*/checkpoint-*")]
+    answer, errors = driver.communicate(timeout=200)
+    assert driver.returncode == 0, errors
+    assert [r["status"] for r in json.loads(answer)["results"]] == ["done"]
+    assert len(saved) >= 2
+    assert bench(suite, tmp_path / "left alone", *words).returncode == 0
+    assert outcome(tmp_path / "taken") == outcome(tmp_path / "left alone")
+
+
+def n_evaluated(out: Path) -> int:
+    return sum(e["event"] == "evaluation" for path in out.glob("*/record.jsonl") for e in read_events(path.parent))
 
 
 def test_a_cluster_that_is_not_there(suite: Path, tmp_path: Path) -> None:
