@@ -86,13 +86,24 @@ class Verified:
 
 def load_claims() -> list[Claim]:
     """Of all shipped claims files; HarnessError names a claim that is none."""
+    texts = {f"{package}/claims.yaml": (files(package) / "claims.yaml").read_bytes() for package in PACKAGES}
+    return [claim for where, text in texts.items() for claim in read_claims(text, where)]
+
+
+def read_claims(text: bytes, where: str) -> list[Claim]:
+    try:
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise HarnessError(f"{where}: not valid YAML: {error}") from None
+    entries = content.get("claims") if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise HarnessError(f"{where}: holds no list of claims")
     claims = []
-    for package in PACKAGES:
-        for i, entry in enumerate(yaml.safe_load((files(package) / "claims.yaml").read_text())["claims"]):
-            try:
-                claims.append(Claim(**entry))
-            except ValidationError as error:
-                raise HarnessError(explain(error, f"{package}/claims.yaml, claim {i}", Claim)) from None
+    for i, entry in enumerate(entries):
+        try:
+            claims.append(Claim.model_validate(entry))
+        except ValidationError as error:
+            raise HarnessError(explain(error, f"{where}, claim {i}", Claim)) from None
     return claims
 
 

@@ -28,6 +28,12 @@ SCHEMA = 2
 TEST_IMAGES = {"digits": 299, "mnist": 10_000, "cifar10": 10_000, "cifar100": 10_000}
 """Of data sets whose test set is one thing for all; results of schema 1 do not tell."""
 
+FACTS: dict[str, type | tuple[type, ...]] = {
+    "schema": (int, type(None)), "status": str, "run_id": str, "fingerprint": str, "method": str, "model": str,
+    "data": str, "seed": int, "density": (int, float),
+}  # fmt: skip
+"""What every result says, and as what."""
+
 UNFINISHED = ".writing"
 """Ends the names of files that are not whole yet; a process that is killed leaves some."""
 
@@ -60,9 +66,14 @@ def read_events(run_dir: Path) -> Iterator[dict[str, Any]]:
     path = run_dir / RECORD
     if not path.exists():
         return
-    for line in path.read_text().splitlines(keepends=True):
-        if line.endswith("\n"):
-            yield json.loads(line)
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            event = json.loads(line)
+            if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+                raise ValueError("it is no event")
+        except ValueError as error:
+            raise HarnessError(f"{path}, line {number}, cannot be read ({error}): move the run's folder away") from None
+        yield event
 
 
 def make_writable(folder: Path) -> Path:
@@ -143,15 +154,20 @@ def read_result(run_dir: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        result = json.loads(path.read_text())
+        result = json.loads(path.read_bytes())
+        if not isinstance(result, dict):
+            raise ValueError("it is no mapping")
+        for name, kinds in FACTS.items():
+            if not isinstance(result.get(name), kinds):
+                raise ValueError(f"its {name} is {result.get(name)!r:.40}")
     except ValueError as error:
-        raise HarnessError(f"{path} is no JSON ({error}): restore it, or move the run's folder away") from None
+        raise HarnessError(f"{path} is no result ({error}): restore it, or move the run's folder away") from None
     return upgraded(result, run_dir / CONFIG)
 
 
 def upgraded(result: dict[str, Any], config: Path | None = None) -> dict[str, Any]:
     """A result of any schema up to today's as one of today's; HarnessError for a later one."""
-    schema = result.get("schema", 1)
+    schema = result.get("schema") or 1
     if schema > SCHEMA:
         raise HarnessError(
             f"the result of run {result.get('run_id')} has schema {schema}, this harness reads {SCHEMA}: update it"

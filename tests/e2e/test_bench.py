@@ -32,8 +32,11 @@ axes:
 """
 
 
+SECRET = "planted-in-the-environment"
+
+
 def bench(suite: Path, out: Path, *words: str, timeout: float = 500) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "COLUMNS": "120"}
+    env = {**os.environ, "COLUMNS": "120", "AWS_SECRET_ACCESS_KEY": SECRET, "MLFLOW_TRACKING_TOKEN": SECRET}
     command = [sys.executable, "-m", "harness", "bench", str(suite), "--out", str(out), *words]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout)
 
@@ -90,6 +93,16 @@ def test_everything_reached_the_tracking_server(first: tuple[Path, subprocess.Co
     out, _ = first
     done = [r for r in TrackedRuns(default_uri(out)).results() if r["status"] == "done"]
     assert len(done) == 6
+
+
+def test_no_secret_of_the_environment_is_in_what_a_suite_leaves(
+    first: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    out, found = first
+    files = [path for path in out.rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= {"record.jsonl", "result.json", "config.yaml", "mlflow.db"}
+    assert not [path for path in files if SECRET.encode() in path.read_bytes()]
+    assert SECRET not in found.stdout + found.stderr
 
 
 def test_more_workers_than_the_cluster_has(suite: Path, tmp_path: Path) -> None:
