@@ -24,8 +24,9 @@ class ModelConfig(Section):
     stem: Literal["cifar", "imagenet"] = "cifar"
     """'cifar': 3 x 3, stride 1, no pooling. 'imagenet': 7 x 7, stride 2, then max-pooling."""
 
-    norm: Literal["batch", "group", "none"] = "batch"
-    """Normalisation after every convolution. 'group' does not depend on how a batch is split over ranks."""
+    norm: Literal["batch", "sync", "group", "none"] = "batch"
+    """Normalisation after every convolution. 'batch' is over the images of a rank; 'sync', over those of all ranks, and
+    'group', within an image, do not depend on how a batch is split over ranks."""
 
     init: Literal["torch", "kaiming_normal"] = "torch"
     """Of convolution and linear weights: each module's own, or normal with variance 2 / fan-in."""

@@ -13,7 +13,7 @@ Norm = Callable[[int], nn.Module]
 
 
 def norm_of(name: str) -> Norm:
-    if name == "batch":
+    if name in ("batch", "sync"):
         return nn.BatchNorm2d
     if name == "group":
         return lambda channels: nn.GroupNorm(max(1, channels // 16), channels)

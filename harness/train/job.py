@@ -14,6 +14,7 @@ from harness.config.schema import RunConfig
 from harness.data.batches import Loader, Share
 from harness.data.open import open_data
 from harness.errors import HarnessError
+from harness.models.norm import across_ranks
 from harness.models.shape import InputShape
 from harness.sparse.ledger import Ledger, measure
 from harness.sparse.masks import exempt_layers, install_views, maskable_shapes
@@ -61,6 +62,8 @@ def build_network(config: RunConfig, seed: int, clock: Clock, inputs: InputShape
     with torch.random.fork_rng():
         torch.manual_seed(key_of(seed, "init"))
         model: nn.Module = registry.load("model", config.model.name, registry.MODELS)(config.model, inputs)
+        if config.model.norm == "sync":
+            across_ranks(model)
         if config.model.init == "kaiming_normal":
             kaiming_normal(model)
         exempt_layers(model, config.method.keep_dense)

@@ -124,6 +124,13 @@ class Comparison:
 COMPARISONS = {
     "methods": Comparison(METHODS, {"name": "one_stage", "width": 16, "norm": "none"}, 0.05, 16),
     "arms": Comparison(ARMS, {"name": "two_stages", "width": 8}, 0.1, 200),
+    # four steps, as the fifth batch does not divide by four
+    "ranks": Comparison(
+        {m: METHODS[m] for m in ("static", "rigl_append", "dst", "snfs")},
+        {"name": "one_stage", "width": 16, "norm": "sync"},
+        0.05,
+        4,
+    ),
 }
 
 

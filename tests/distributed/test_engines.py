@@ -12,16 +12,18 @@ from typing import Any
 import pytest
 
 from tests.distributed.processes import run_ranks
-from tests.distributed.steps import ARMS, HIDDEN, METHODS, N_UPDATES
+from tests.distributed.steps import ARMS, COMPARISONS, HIDDEN, METHODS, N_UPDATES
 
 ENGINES: dict[str, tuple[dict[str, Any], int]] = {
     "torch": ({}, 1),
     "torch, accumulation 2": ({"accumulation": 2}, 1),
     "ddp on 2": ({"workers": 2}, 2),
+    "ddp on 4": ({"workers": 4}, 4),
     "deepspeed stage 0 on 2": ({"name": "deepspeed", "zero_stage": 0, "workers": 2}, 2),
     "deepspeed stage 1 on 2": ({"name": "deepspeed", "zero_stage": 1, "workers": 2}, 2),
     "deepspeed stage 2 on 2": ({"name": "deepspeed", "zero_stage": 2, "workers": 2}, 2),
 }
+ALL_METHODS = [name for name in ENGINES if name != "ddp on 4"]
 HALVES = "torch, accumulation 2"  # one process, and the same two parts of each batch that two ranks have
 
 Facts = dict[str, dict[str, Any]]
@@ -49,7 +51,7 @@ def train_on_all(comparison: str, engines: Iterable[str], folder: Path) -> dict[
 @pytest.fixture(scope="module")
 def methods(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Facts]:
     folder = tmp_path_factory.mktemp("methods")
-    return train_on_all("methods", ENGINES, folder)
+    return train_on_all("methods", ALL_METHODS, folder)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,7 @@ def arms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Facts]:
     return train_on_all("arms", (HALVES, "deepspeed stage 1 on 2"), folder)
 
 
-@pytest.mark.parametrize("engine", [name for name in ENGINES if name not in ("torch", HALVES)])
+@pytest.mark.parametrize("engine", [name for name in ALL_METHODS if name not in ("torch", HALVES)])
 @pytest.mark.parametrize("method", METHODS)
 def test_two_processes_equal_one_with_halves(methods: dict[str, Facts], method: str, engine: str) -> None:
     expected, found = methods[HALVES][method], methods[engine][method]
@@ -69,7 +71,7 @@ def test_two_processes_equal_one_with_halves(methods: dict[str, Facts], method: 
     assert found["outcome"] == expected["outcome"]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ALL_METHODS)
 def test_layers_of_dst_die_and_are_reset(methods: dict[str, Facts], engine: str) -> None:
     assert sum(methods[engine]["dst"]["outcome"]["resets"].values()) > 0
 
@@ -84,7 +86,7 @@ def test_halves_equal_the_whole_batch(methods: dict[str, Facts], method: str) ->
     assert found["norms"] == pytest.approx(expected["norms"], rel=1e-4, abs=1e-6)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ALL_METHODS)
 @pytest.mark.parametrize("method", [m for m in METHODS if m not in HIDDEN])
 def test_nothing_lives_outside_the_mask_after_an_update(methods: dict[str, Facts], method: str, engine: str) -> None:
     assert methods[engine][method]["momentum_outside"] == 0
@@ -97,6 +99,23 @@ def test_topology_updates_change_the_masks(methods: dict[str, Facts], method: st
     density at steps 4 and 6."""
     digests = methods["torch"][method]["digests"]
     assert sum(before != after for before, after in itertools.pairwise(digests)) == expected
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Facts]:
+    folder = tmp_path_factory.mktemp("ranks")
+    return train_on_all("ranks", ("torch", "ddp on 2", "ddp on 4"), folder)
+
+
+@pytest.mark.parametrize("engine", ["ddp on 2", "ddp on 4"])
+@pytest.mark.parametrize("method", COMPARISONS["ranks"].methods)
+def test_batch_norm_over_all_ranks_is_that_of_one(ranks: dict[str, Facts], method: str, engine: str) -> None:
+    expected, found = ranks["torch"][method], ranks[engine][method]
+    assert found["digests"] == expected["digests"]
+    assert found["last_masks"] == expected["last_masks"]
+    assert found["losses"] == pytest.approx(expected["losses"], abs=1e-5)
+    # rounding moves a few activations over the kink of a ReLU
+    assert found["norms"] == pytest.approx(expected["norms"], rel=5e-3, abs=1e-6)
 
 
 @pytest.mark.parametrize("arm", ARMS)
