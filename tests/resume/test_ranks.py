@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from harness.track.record import read_events
 from tests.distributed.processes import run_ranks
@@ -20,6 +22,40 @@ ENGINES: dict[str, dict[str, Any]] = {
     "zero stage 2": {"name": "deepspeed", "zero_stage": 2, "workers": 2},
 }
 NEVER = -1
+
+
+LENET = """
+model: {name: lenet_300_100}
+data: {name: digits, batch_size: 240}
+method: {name: rigl, density: 0.1, interval: 4}
+schedule: {epochs: 6}
+evaluation: {checkpoint_seconds: 0}
+"""
+
+
+def test_continued_on_other_numbers_of_workers(tmp_path: Path) -> None:
+    """Batches do not depend on ranks: two ranks under ZeRO-1, then one process, then two of torch end with the masks of
+    one process alone, and with its weights but for rounding."""
+    recipe = tmp_path / "lenet.yaml"
+    recipe.write_text(LENET)
+
+    def train(out: str, engine: dict[str, Any], killed_at: int) -> None:
+        words = ["-m", "tests.resume.ranks", str(recipe), json.dumps(engine), str(tmp_path / out), str(killed_at)]
+        outcomes = run_ranks(words, engine.get("workers", 1))
+        assert {code for code, _ in outcomes} == {0 if killed_at == NEVER else -9}, outcomes[0][1][-3000:]
+
+    train("whole", {}, NEVER)
+    train("parts", ENGINES["zero stage 1"], 15)
+    train("parts", {}, 20)
+    train("parts", ENGINES["ddp"], NEVER)
+    (whole,), (parts,) = (list((tmp_path / out).iterdir()) for out in ("whole", "parts"))
+    one, other = load_file(whole / "masks.safetensors"), load_file(parts / "masks.safetensors")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    one, other = load_file(whole / "weights.safetensors"), load_file(parts / "weights.safetensors")
+    for name, weights in one.items():
+        torch.testing.assert_close(other[name], weights, rtol=1e-3, atol=1e-4)
+    losses = [[e["train_loss"] for e in read_events(d) if e["event"] == "evaluation"] for d in (whole, parts)]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
