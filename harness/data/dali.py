@@ -13,6 +13,10 @@ from harness.data.crops import BatchPlan
 from harness.data.image_loader import undecodable
 
 
+AHEAD = 2
+"""Batches read and decoded before they are asked for."""
+
+
 class DaliDecoder:
     """`device_id` None keeps everything on the CPU."""
 
@@ -21,11 +25,11 @@ class DaliDecoder:
 
     def decode(self, plans: list[BatchPlan]) -> Iterator[Tensor]:
         pipeline = self._pipeline(plans)  # one for each pass: nothing read ahead for another pass is left in it
-        for plan in plans:
+        for number in range(len(plans)):
             try:
                 (images,) = pipeline.run()
-            except RuntimeError as error:
-                raise undecodable(plan, error) from None
+            except (RuntimeError, OSError) as error:  # perhaps of a batch that is read ahead
+                raise undecodable(plans[number : number + AHEAD + 1], error) from None
             if self.device_id is None:
                 pixels = torch.from_numpy(np.array(images.as_tensor()))
             else:
@@ -39,7 +43,7 @@ class DaliDecoder:
             batch_size=max(len(plan.views) for plan in plans),
             num_threads=self.threads,
             device_id=self.device_id,
-            prefetch_queue_depth=2,
+            prefetch_queue_depth=AHEAD,
         )
         def pipeline():  # type: ignore[no-untyped-def]
             content, start, shape, mirrored = fn.external_source(source=map(_inputs, plans), num_outputs=4, batch=True)

@@ -65,22 +65,19 @@ def index_folder(config: DataConfig, root: str | None) -> FolderIndex:
 def _class_folders(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise HarnessError(f"no folder {folder}: expected <root>/<data.folder>/train/<class>/ and .../val/<class>/")
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     if not names:
         raise HarnessError(f"{folder} has no class folders: expected {folder}/<class>/*.JPEG")
     return names
 
 
 def _read_split(folder: Path, label_of: dict[str, int], on_corrupt: str, skipped: list[str]) -> list[ImageFile]:
-    paths = [
-        (str(file), label)
-        for name, label in label_of.items()
-        if (folder / name).is_dir()
-        for file in sorted((folder / name).iterdir())
-        if file.suffix.lower() in SUFFIXES
-    ]
+    listed = {name: _images_in(folder / name) for name in label_of if (folder / name).is_dir()}
+    paths = [(path, label_of[name]) for name, found in listed.items() for path in found]
     if not paths:
         raise HarnessError(f"{folder} holds no images ({', '.join(SUFFIXES)})")
+    if folder.name == "train" and (empty := [name for name, found in listed.items() if not found]):
+        raise HarnessError(f"{folder}: class '{empty[0]}' has no images ({len(empty)} such classes)")
 
     def inspect(entry: tuple[str, int]) -> ImageFile | str:
         try:
@@ -98,12 +95,27 @@ def _read_split(folder: Path, label_of: dict[str, int], on_corrupt: str, skipped
     return [f for f in found if isinstance(f, ImageFile)]
 
 
+def _images_in(folder: Path) -> list[str]:
+    """Paths in the order of their names; a link that leads nowhere is one, and will be found broken."""
+    found = [e for e in os.scandir(folder) if e.name.lower().endswith(SUFFIXES) and not e.name.startswith(".")]
+    return sorted(entry.path for entry in found if not _is_folder(entry))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a loop of links
+        return False
+
+
 def check_image(path: str) -> tuple[int, int]:
     """Height and width of an image file that begins as one and, a JPEG, ends as one."""
     try:
         with Image.open(path) as image:
             width, height = image.size
             is_jpeg = image.format == "JPEG"
+            if image.mode.startswith(("I", "F")):
+                raise CorruptImageError(f"its pixels are not of 8 bits (mode {image.mode})")
         if is_jpeg:
             with open(path, "rb") as stream:
                 stream.seek(0, os.SEEK_END)

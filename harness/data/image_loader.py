@@ -64,14 +64,14 @@ def image_size(config: DataConfig) -> int:
     return config.image_size or 224
 
 
-def undecodable(plan: BatchPlan, error: Exception) -> HarnessError:
-    """Name the file of a batch that cannot be decoded."""
+def undecodable(plans: list[BatchPlan], error: Exception) -> HarnessError:
+    """Name the file of some batches that cannot be decoded."""
     from PIL import Image
 
-    for view in plan.views:
+    for view in (view for plan in plans for view in plan.views):
         try:
             with Image.open(view.file.path) as image:
                 image.load()
         except Exception as fault:
             return HarnessError(f"broken image {view.file.path}: {fault}")
-    return HarnessError(f"a batch starting with {plan.views[0].file.path} could not be decoded: {error}")
+    return HarnessError(f"a batch starting with {plans[0].views[0].file.path} could not be decoded: {error}")

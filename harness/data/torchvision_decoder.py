@@ -27,7 +27,7 @@ class TorchvisionDecoder:
                 try:
                     yield torch.stack(list(ahead.pop(0)))
                 except OSError as error:
-                    raise undecodable(plan, error) from None
+                    raise undecodable([plan], error) from None
 
     def _view(self, view: View) -> Tensor:
         with Image.open(view.file.path) as image:
