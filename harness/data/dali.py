@@ -12,7 +12,6 @@ from torch import Tensor
 from harness.data.crops import BatchPlan
 from harness.data.image_loader import undecodable
 
-
 AHEAD = 2
 """Batches read and decoded before they are asked for."""
 
