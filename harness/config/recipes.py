@@ -90,12 +90,20 @@ def find_file(name: str, shipped: dict[str, Path], kind: str, folders: tuple[str
         return shipped[short]
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
+        if not is_file(path):
             raise HarnessError(f"no {kind} file at {path}")
         return path
     raise HarnessError(
         f"unknown {kind} '{name}'; {registry.nearest(short, shipped)} (or give the path of a .yaml file)"
     )
+
+
+def is_file(path: Path) -> bool:
+    """Also for what could not be a path at all: too long, or with a null character."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _read_merged(path: Path, trail: tuple[Path, ...]) -> dict[str, Any]:
@@ -110,8 +118,10 @@ def _read_merged(path: Path, trail: tuple[Path, ...]) -> dict[str, Any]:
     parent = content.pop("extends", None)
     if parent is None:
         return content
+    if not isinstance(parent, str):
+        raise HarnessError(f"{path}: extends is the name of one recipe, found {parent!r:.60}")
     sibling = path.parent / f"{parent}.yaml"
-    base = _read_merged(sibling if sibling.is_file() else _find(str(parent)), (*trail, path))
+    base = _read_merged(sibling if is_file(sibling) else _find(parent), (*trail, path))
     base.pop("axes", None)
     base.pop("description", None)
     return merge(base, content)

@@ -90,12 +90,6 @@ def test_of_two() -> None:
     assert together({"contradicted", "underpowered"}) == "contradicted"
 
 
-def test_every_claim_that_names_a_recipe_is_trained_by_it() -> None:
-    for c in load_claims():
-        if c.recipe is not None:
-            assert fingerprints_of(c.recipe, c.method, c.density)
-
-
 def test_a_claim_of_a_method_that_its_recipe_does_not_train_is_named() -> None:
     with pytest.raises(
         HarnessError, match=r"recipe demo for riggle at density 0.02, which it does not train; it has: dense at 1"

@@ -147,21 +147,19 @@ def test_a_stopped_bench_leaves_with_75_and_continues(suite: Path, tmp_path: Pat
 
 def test_a_machine_that_is_taken_away_is_no_failure(suite: Path, tmp_path: Path) -> None:
     """SIGTERM to the process that trains: it saves, and the run goes on elsewhere as if undisturbed."""
-    words = ["--methods", "rigl", "--seeds", "0", "--set", "method.density=0.1", "--set", "schedule.epochs=400"]
-    words += ["--set", "evaluation.every_epochs=8", "--tracking", "none"]
+    words = ["--methods", "rigl", "--seeds", "0", "--set", "method.density=0.1", "--set", "schedule.epochs=200"]
+    words += ["--set", "evaluation.every_epochs=4", "--tracking", "none"]
     command = [sys.executable, "-m", "harness", "bench", str(suite), "--out", str(tmp_path / "taken"), *words, "--json"]
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    saved = []
-    for n in (5, 25):
-        wait_for(lambda n=n: driver.poll() is not None or n_evaluated(tmp_path / "taken") >= n)
-        (trainer,) = trainers(tmp_path / "taken")
-        trainer.terminate()
-        wait_for(lambda trainer=trainer: trainer not in trainers(tmp_path / "taken"))
-        saved += [p.name for p in (tmp_path / "taken").glob("*/checkpoint-*")]
+    wait_for(lambda: driver.poll() is not None or n_evaluated(tmp_path / "taken") >= 5)
+    (trainer,) = trainers(tmp_path / "taken")
+    trainer.terminate()
+    wait_for(lambda: trainer not in trainers(tmp_path / "taken"))
+    saved = list((tmp_path / "taken").glob("*/checkpoint-*"))
     answer, errors = driver.communicate(timeout=200)
     assert driver.returncode == 0, errors
     assert [r["status"] for r in json.loads(answer)["results"]] == ["done"]
-    assert len(saved) >= 2
+    assert saved
     assert bench(suite, tmp_path / "left alone", *words).returncode == 0
     assert outcome(tmp_path / "taken") == outcome(tmp_path / "left alone")
 

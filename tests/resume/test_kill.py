@@ -90,12 +90,10 @@ def undisturbed(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return outcome(out)
 
 
-@pytest.mark.parametrize("n_evaluations", [1, 8])
-def test_kill_and_the_same_command_again(
-    recipe: Path, undisturbed: dict[str, Any], tmp_path: Path, n_evaluations: int
-) -> None:
+def test_kill_and_the_same_command_again(recipe: Path, undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    """At one moment; test_kill_points has all the others."""
     process = start(recipe, tmp_path)
-    wait_for_events(tmp_path, n_evaluations, process)
+    wait_for_events(tmp_path, 8, process)
     process.kill()
     process.wait()
     assert not list(tmp_path.glob("*/result.json"))

@@ -44,7 +44,7 @@ def test_a_result_of_a_later_schema_is_named() -> None:
 def test_a_result_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "x-0").mkdir()
     (tmp_path / "x-0" / "result.json").write_text('{"status": "do')
-    with pytest.raises(HarnessError, match=r"x-0/result\.json is no JSON"):
+    with pytest.raises(HarnessError, match=r"x-0/result\.json is no result"):
         all_results(tmp_path)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from harness.track.record import Record, write_result
+from harness.track.record import Record, facts_of, write_result
 from harness.tune.search import Search, load_search
 from harness.tune.study import Proposal, Study
 
@@ -45,12 +45,18 @@ def pretend(study: Study, proposal: Proposal, value: float, steps: int = 40, **f
         begin(run_dir)
         reach(run_dir, {steps: value}, steps)
         result = {"val_accuracy_last": value, "density": 0.1, "train_flops": 1e9, "train_seconds": 2.0, **facts}
-        write_result(run_dir, {"run_id": cell.run_id, "status": "done", "seed": cell.seed, **result})
+        write_result(run_dir, {**facts_of(cell.config, cell.seed), "status": "done", **result})
+
+
+def made_up(run_dir: Path) -> dict[str, Any]:
+    """What every result says of a run, of one that never was."""
+    facts = {"schema": 2, "fingerprint": run_dir.name.split("-")[0], "method": "static", "model": "lenet_300_100"}
+    return {**facts, "run_id": run_dir.name, "data": "digits", "seed": 0, "density": 0.1}
 
 
 def begin(run_dir: Path) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
-    Record(run_dir).append("start", run_id=run_dir.name, seed=0)
+    Record(run_dir).append("start", **made_up(run_dir))
 
 
 def reach(run_dir: Path, accuracies: dict[int, float], total_steps: int) -> None:

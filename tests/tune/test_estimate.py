@@ -10,6 +10,7 @@ import pytest
 
 from harness.config import Cell, build_config
 from harness.config.schema import RunConfig
+from harness.track.record import facts_of, write_result
 from harness.train.cost import Cost, measure_cost
 from harness.tune.estimate import Estimate
 from harness.tune.progress import RunsLook
@@ -51,7 +52,7 @@ def test_a_suite_is_as_far_as_its_time_not_as_its_runs(tmp_path: Path) -> None:
     look = RunsLook(cells, tmp_path)
     done = tmp_path / cells[0].run_id
     done.mkdir()
-    (done / "result.json").write_text('{"schema": 2, "status": "done"}')
+    write_result(done, {**facts_of(cells[0].config, 0), "status": "done"})
     assert (look().share, look().left_s) == (0.5, None)
     look.expect(Estimate((10.0, 90.0), 1))
     seen = look()

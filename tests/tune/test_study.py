@@ -15,7 +15,7 @@ from harness.errors import HarnessError
 from harness.track.record import STOP_NOTE, read_events, read_result, write_result
 from harness.tune.search import Search, with_budget
 from harness.tune.study import JOURNAL, Proposal, load_trials, owned_study
-from tests.tune.studies import begin, pretend, reach, small_search
+from tests.tune.studies import begin, made_up, pretend, reach, small_search
 
 
 def worth(proposal: Proposal) -> float:
@@ -160,9 +160,7 @@ def test_a_failed_run_is_a_failed_trial_with_its_reason(tmp_path: Path) -> None:
         assert proposal is not None
         run_dir = study.runs / proposal.cells[0].run_id
         begin(run_dir)
-        write_result(
-            run_dir, {"run_id": run_dir.name, "status": "diverged", "reason": "the loss is not finite at step 9"}
-        )
+        write_result(run_dir, {**made_up(run_dir), "status": "diverged", "reason": "the loss is not finite at step 9"})
         study.finish(0)
         assert study.trials()[0].state == TrialState.FAIL
         assert study.trials()[0].user_attrs["reason"] == "the loss is not finite at step 9"
