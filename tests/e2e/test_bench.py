@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.config import cells_of, load_recipe, parse_settings
 from harness.track.record import read_events
 from tests.resume.test_kill import outcome
+from tests.resume.traps import run_with_trap
 from tests.tune.test_tune import trainers, wait_for
 
 pytestmark = pytest.mark.slow
@@ -147,8 +149,9 @@ def test_a_stopped_bench_leaves_with_75_and_continues(suite: Path, tmp_path: Pat
 
 def test_a_machine_that_is_taken_away_is_no_failure(suite: Path, tmp_path: Path) -> None:
     """SIGTERM to the process that trains: it saves, and the run goes on elsewhere as if undisturbed."""
-    words = ["--methods", "rigl", "--seeds", "0", "--set", "method.density=0.1", "--set", "schedule.epochs=200"]
-    words += ["--set", "evaluation.every_epochs=4", "--tracking", "none"]
+    settings = ["method.density=0.1", "schedule.epochs=200", "evaluation.every_epochs=4", "tracking.uri=none"]
+    patch, words = parse_settings(settings), ["--methods", "rigl", "--seeds", "0"]
+    words += [word for setting in settings for word in ("--set", setting)]
     command = [sys.executable, "-m", "harness", "bench", str(suite), "--out", str(tmp_path / "taken"), *words, "--json"]
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: driver.poll() is not None or n_evaluated(tmp_path / "taken") >= 5)
@@ -160,7 +163,8 @@ def test_a_machine_that_is_taken_away_is_no_failure(suite: Path, tmp_path: Path)
     assert driver.returncode == 0, errors
     assert [r["status"] for r in json.loads(answer)["results"]] == ["done"]
     assert saved
-    assert bench(suite, tmp_path / "left alone", *words).returncode == 0
+    (cell,) = cells_of(load_recipe(str(suite)), patch, [0], ["rigl"])
+    assert run_with_trap(cell.config.model_dump(), tmp_path / "left alone", None) == 0
     assert outcome(tmp_path / "taken") == outcome(tmp_path / "left alone")
 
 

@@ -1,4 +1,4 @@
-"""kill -9 in the middle of a run, the same command again: the same final record, bit for bit."""
+"""A run that is asked to leave, and the same command again: the same final record. Kills: test_kill_points."""
 
 from __future__ import annotations
 
@@ -88,19 +88,6 @@ def undisturbed(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     return outcome(out)
-
-
-def test_kill_and_the_same_command_again(recipe: Path, undisturbed: dict[str, Any], tmp_path: Path) -> None:
-    """At one moment; test_kill_points has all the others."""
-    process = start(recipe, tmp_path)
-    wait_for_events(tmp_path, 8, process)
-    process.kill()
-    process.wait()
-    assert not list(tmp_path.glob("*/result.json"))
-    again = start(recipe, tmp_path)
-    output, _ = again.communicate(timeout=300)
-    assert again.returncode == 0, output
-    assert outcome(tmp_path) == undisturbed
 
 
 def test_sigterm_saves_and_leaves_with_75(recipe: Path, undisturbed: dict[str, Any], tmp_path: Path) -> None:
