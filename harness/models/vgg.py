@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from harness.config.schema import ModelConfig
 from harness.models.shape import ChannelReLU, InputShape, fixed_width
 
-PLAN = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512)
+PLAN_16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512)
 PLAN_19 = (64, 64, "M", 128, 128, "M", *(256,) * 4, "M", *(512,) * 4, "M", *(512,) * 4)
 
 
@@ -29,13 +29,12 @@ class VGG16(nn.Module):
 
     def __init__(self, inputs: InputShape) -> None:
         super().__init__()
-        n_in = 512
-        self.features = convolutions(PLAN, inputs.channels, scale=0.5)
+        self.features = convolutions(PLAN_16, inputs.channels, scale=0.5)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.fc1 = nn.Linear(n_in, n_in)
-        self.norm = nn.BatchNorm1d(n_in)
-        self.act = ChannelReLU(n_in)
-        self.classifier = nn.Linear(n_in, inputs.n_classes)
+        self.fc1 = nn.Linear(512, 512)
+        self.norm = nn.BatchNorm1d(512)
+        self.act = ChannelReLU(512)
+        self.classifier = nn.Linear(512, inputs.n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.pool(self.features(x)).flatten(1)

@@ -21,7 +21,7 @@ from harness.sparse.noise import key_of
 from harness.sparse.selection import ScoreNotANumber
 from harness.track.record import STOP_NOTE
 from harness.train.checkpoint import save_checkpoint
-from harness.train.checks import check_counts, check_masks, check_weights
+from harness.train.checks import check_masks, check_weights
 from harness.train.evaluate import Score, evaluate
 from harness.train.job import Job
 
@@ -295,7 +295,7 @@ def save(job: Job, progress: Progress, meter: Meter) -> None:
     progress.window_loss = float(job.engine.ranks.sum(meter.loss_sum))
     progress.window_images = meter.n_images
     job.engine.synchronise_statistics()
-    check_counts(job.engine.model, job.method, progress.step)
+    check_masks(job.engine, job.method, progress.step)
     tensors = job.engine.state()
     if job.average is not None:
         tensors |= job.average.state()

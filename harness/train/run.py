@@ -33,7 +33,7 @@ from harness.track.record import (
     write_whole,
 )
 from harness.train.checkpoint import drop_checkpoints, load_checkpoint, save_tensors
-from harness.train.checks import check_counts, count_layers, count_uncounted, current_masks
+from harness.train.checks import check_masks, count_layers, count_uncounted, current_masks
 from harness.train.engine import OPTIMIZER
 from harness.train.job import Job, build_job, build_network
 from harness.train.loop import SAVED, Progress, StopRequest, final_score, train
@@ -76,7 +76,7 @@ def execute(
             job.ledger.total += found.facts["train_flops"]
             if job.average is not None:
                 job.average.load(found.tensors)
-        job.ledger.n_active = {c.name: c.n_active for c in check_counts(job.engine.model, job.method, progress.step)}
+        job.ledger.n_active = {c.name: c.n_active for c in check_masks(job.engine, job.method, progress.step)}
         try:
             yield from train(job, progress, stop)
         except Diverged as error:

@@ -30,7 +30,7 @@ def run_cells(
         with ProgressView(look, console), connected(address) as resources:
             check_fits(pending, resources)
             gpu, like = uses_gpu(pending[0], resources), pending[0]
-            n_at_once = at_once(like, resources, gpu_share)
+            leave, n_at_once = LeaveRequest(), at_once(like, resources, gpu_share)
             began, expected = time.monotonic(), estimate(pending, gpu_share if gpu else 0, n_at_once)
             if expected is not None:
                 look.expect(expected)
@@ -38,7 +38,7 @@ def run_cells(
                     f"estimate: {duration(look().left_s or 0)} for {len(pending)} runs, {n_at_once} at once; "
                     "from the first steps of each method"
                 )
-            leave, grid = LeaveRequest(), [trial_of([cell], out, gpu, tick_s=5.0) for cell in pending]
+            grid = [trial_of([cell], out, gpu, tick_s=5.0) for cell in pending]
             while grid:
                 grid = run_trials(like, out, resources, leave, n_at_once, grid, gpu_share=gpu_share)
             took = time.monotonic() - began

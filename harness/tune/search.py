@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from harness.config import RunConfig, Section, build_config, identity_of, load_recipe, registry
-from harness.config.recipes import explain, find_file, merge, nested
+from harness.config.recipes import explain, find_file, is_file, merge, nested
 from harness.config.space import Proposer, Scalar, Space
 from harness.errors import HarnessError
 
@@ -202,7 +202,7 @@ def load_search(
     except ValidationError as error:
         raise HarnessError(explain(error, path.name, SearchFile)) from None
     beside = path.parent / file.base
-    recipe = load_recipe(str(beside) if beside.is_file() else file.base)
+    recipe = load_recipe(str(beside) if is_file(beside) else file.base)
     if recipe.axes:
         raise HarnessError(f"{path.name}: base '{file.base}' is a suite: a search starts from a recipe of one run")
     plain = merge(recipe.plain, file.set)

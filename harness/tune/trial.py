@@ -22,7 +22,7 @@ class CellTrial(tune.Trainable):
     to Tune.
 
     What the trial leaves is the runs' own folders; Tune only schedules. The actor is reused for the next trial, so that
-    torch is imported once; but not one that got SIGTERM, as from a machine that is about to be taken away.
+    torch is imported once. SIGTERM, as from a machine that is about to be taken away, ends the trial as 'preempted'.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -32,11 +32,8 @@ class CellTrial(tune.Trainable):
         self.out = Path(trial["out"])
         self.gpu = bool(trial["gpu"])
         self.tick_s = float(trial["tick_s"])
-        self.leaves = False
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        if self.leaves:
-            return False
         self.setup(new_config)
         return True
 
@@ -55,8 +52,7 @@ class CellTrial(tune.Trainable):
                         return {"status": "running", "step": event.get("step", 0), "done": False}
             return {"status": self._status(), "done": True}
         except Interrupted:
-            self.leaves = self._stop.signalled
-            return {"status": "preempted" if self.leaves else "stopped", "done": True}
+            return {"status": "preempted" if self._stop.signalled else "stopped", "done": True}
         except Exception as error:
             self._events = None
             record_failure(self.cell, self.out, error)

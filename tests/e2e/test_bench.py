@@ -148,28 +148,29 @@ def test_a_stopped_bench_leaves_with_75_and_continues(suite: Path, tmp_path: Pat
 
 
 def test_a_machine_that_is_taken_away_is_no_failure(suite: Path, tmp_path: Path) -> None:
-    """SIGTERM to the process that trains: it saves, and the run goes on elsewhere as if undisturbed."""
+    """SIGTERM to a process that trains: it saves, the run goes on later as if undisturbed, and the others are run."""
     settings = ["method.density=0.1", "schedule.epochs=200", "evaluation.every_epochs=4", "tracking.uri=none"]
-    patch, words = parse_settings(settings), ["--methods", "rigl", "--seeds", "0"]
+    patch, words = parse_settings(settings), ["--methods", "rigl", "--seeds", "0-3"]
     words += [word for setting in settings for word in ("--set", setting)]
     command = [sys.executable, "-m", "harness", "bench", str(suite), "--out", str(tmp_path / "taken"), *words, "--json"]
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: driver.poll() is not None or n_evaluated(tmp_path / "taken") >= 5)
-    (trainer,) = trainers(tmp_path / "taken")
+    (cell,) = cells_of(load_recipe(str(suite)), patch, [0], ["rigl"])
+    run_dir = tmp_path / "taken" / cell.run_id
+    wait_for(lambda: driver.poll() is not None or n_evaluations(run_dir) >= 5)
+    (trainer,) = trainers(run_dir)
     trainer.terminate()
-    wait_for(lambda: trainer not in trainers(tmp_path / "taken"))
-    saved = list((tmp_path / "taken").glob("*/checkpoint-*"))
+    wait_for(lambda: trainer not in trainers(run_dir))
+    assert list(run_dir.glob("checkpoint-*"))
+    assert not (run_dir / "result.json").exists()
     answer, errors = driver.communicate(timeout=200)
     assert driver.returncode == 0, errors
-    assert [r["status"] for r in json.loads(answer)["results"]] == ["done"]
-    assert saved
-    (cell,) = cells_of(load_recipe(str(suite)), patch, [0], ["rigl"])
+    assert [r["status"] for r in json.loads(answer)["results"]] == ["done"] * 4
     assert run_with_trap(cell.config.model_dump(), tmp_path / "left alone", None) == 0
-    assert outcome(tmp_path / "taken") == outcome(tmp_path / "left alone")
+    assert outcome(run_dir) == outcome(tmp_path / "left alone" / cell.run_id)
 
 
-def n_evaluated(out: Path) -> int:
-    return sum(e["event"] == "evaluation" for path in out.glob("*/record.jsonl") for e in read_events(path.parent))
+def n_evaluations(run_dir: Path) -> int:
+    return sum(e["event"] == "evaluation" for e in read_events(run_dir))
 
 
 def test_a_cluster_that_is_not_there(suite: Path, tmp_path: Path) -> None:

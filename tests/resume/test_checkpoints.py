@@ -17,7 +17,7 @@ from harness.errors import HarnessError, Interrupted
 from harness.track.record import read_events
 from harness.train.checkpoint import load_tensors, save_tensors
 from harness.train.run import execute
-from tests.resume.test_kill import outcome
+from tests.resume.test_kill import only_run, outcome
 from tests.resume.test_kill_points import LENET
 from tests.resume.test_stop import StopAfter
 
@@ -33,7 +33,7 @@ def checkpoints(run_dir: Path) -> list[Path]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("undisturbed")
     list(execute(CONFIG, 0, out))
-    return outcome(out)
+    return outcome(only_run(out))
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def stopped(tmp_path: Path) -> Path:
     """The folder of a run stopped after 20 of 36 steps, with checkpoints of two steps in it."""
     with pytest.raises(Interrupted):
         list(execute(CONFIG, 0, tmp_path, StopAfter(20)))
-    (run_dir,) = [p.parent for p in tmp_path.glob("*/record.jsonl")]
+    run_dir = only_run(tmp_path)
     assert [p.name for p in checkpoints(run_dir)] == [f"checkpoint-{step:09d}.safetensors" for step in (18, 20)]
     return run_dir
 
@@ -65,7 +65,7 @@ def test_the_one_before_is_continued_from(stopped: Path, undisturbed: dict[str, 
     newest = checkpoints(stopped)[-1]
     newest.write_bytes(DAMAGES[damage](newest.read_bytes()))
     list(execute(CONFIG, 0, stopped.parent))
-    found = outcome(stopped.parent)
+    found = outcome(stopped)
     (fallback,) = [e for e in found["events"] if e["event"] == "fallback"]
     assert fallback["step"] == 18
     assert list(fallback["damaged"]) == [newest.name]
@@ -139,11 +139,11 @@ def test_a_full_disk_while_saving(small_disk: Path, undisturbed: dict[str, Any])
     """Each checkpoint takes 430 kB of one megabyte: the third does not fit."""
     with pytest.raises(HarnessError, match=r"cannot save .*No space left on device.*: make room, and the same command"):
         list(execute(build_config(PLAIN, "test"), 0, small_disk))
-    (run_dir,) = [p.parent for p in small_disk.glob("*/record.jsonl")]
+    run_dir = only_run(small_disk)
     assert len(checkpoints(run_dir)) == 2
     assert not list(run_dir.glob(".*.writing"))
     evaluations = [e["step"] for e in read_events(run_dir) if e["event"] == "evaluation"]
     assert evaluations[-1] > int(checkpoints(run_dir)[-1].stem.split("-")[1])
     subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
     list(execute(CONFIG, 0, small_disk))
-    assert outcome(small_disk) == undisturbed
+    assert outcome(run_dir) == undisturbed

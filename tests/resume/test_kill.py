@@ -57,9 +57,13 @@ def wait_for_events(out: Path, n: int, process: subprocess.Popen[str]) -> None:
     raise AssertionError(f"the run ended or hung before evaluation {n}: {process.communicate()[0][-2000:]}")
 
 
-def outcome(out: Path) -> dict[str, Any]:
+def only_run(out: Path) -> Path:
+    (run_dir,) = [p.parent for p in out.glob("*/record.jsonl")]
+    return run_dir
+
+
+def outcome(run_dir: Path) -> dict[str, Any]:
     """Everything a run leaves, but for times."""
-    (run_dir,) = [p.parent for p in out.glob("*/result.json")]
 
     def strip(facts: dict[str, Any]) -> dict[str, Any]:
         return {k: v for k, v in facts.items() if k not in TIMING}
@@ -87,7 +91,7 @@ def undisturbed(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     process = start(recipe, out)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
-    return outcome(out)
+    return outcome(only_run(out))
 
 
 def test_sigterm_saves_and_leaves_with_75(recipe: Path, undisturbed: dict[str, Any], tmp_path: Path) -> None:
@@ -100,4 +104,4 @@ def test_sigterm_saves_and_leaves_with_75(recipe: Path, undisturbed: dict[str, A
     again = start(recipe, tmp_path)
     output, _ = again.communicate(timeout=300)
     assert again.returncode == 0, output
-    assert outcome(tmp_path) == undisturbed
+    assert outcome(only_run(tmp_path)) == undisturbed

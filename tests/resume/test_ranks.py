@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from harness.track.record import read_events
 from tests.distributed.processes import run_ranks
-from tests.resume.test_kill import RECIPE, outcome
+from tests.resume.test_kill import RECIPE, only_run, outcome
 
 pytestmark = pytest.mark.slow
 
@@ -78,7 +78,7 @@ def test_killed_in_cycle_and_phase_out(engine: str, tmp_path: Path) -> None:
     for killed_at in (35, 55):
         assert train("parts", killed_at) == [-9, -9]
     train("parts", NEVER)
-    whole, parts = outcome(tmp_path / "whole"), outcome(tmp_path / "parts")
+    whole, parts = outcome(only_run(tmp_path / "whole")), outcome(only_run(tmp_path / "parts"))
     assert parts == whole
 
     (run_dir,) = (tmp_path / "whole").iterdir()
