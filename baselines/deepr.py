@@ -10,7 +10,7 @@ from harness.config.schema import RunConfig
 from harness.sparse.masks import MaskedWeight, WeightView
 from harness.sparse.method import Masks, SparseMethod, SparseOptions
 from harness.sparse.noise import keyed_generator, keyed_uniform
-from harness.sparse.selection import top_k_mask
+from harness.sparse.selection import random_places
 
 
 class DeepROptions(SparseOptions):
@@ -60,16 +60,15 @@ class DeepR(SparseMethod):
 
     def before_step(self, step: int) -> None:
         self.step = step
+        self.active = {layer: self.tensors.mask(layer).view(-1).nonzero().squeeze(1) for layer in self.shapes}
 
     def extra_loss(self) -> Tensor:
-        """Its gradient is the pull and the noise of this step."""
+        """Its gradient is the pull and the noise of this step, on active weights alone."""
         parts = []
-        for layer in self.shapes:
-            theta, mask = self.tensors.stored(layer), self.tensors.mask(layer)
-            noise = torch.randn(mask.shape, generator=keyed_generator(self.seed, "noise", layer, self.step))
-            active = theta * mask
-            parts.append(self.options.l1 * active.abs().sum())
-            parts.append(self.options.noise * (active * noise.to(active)).sum())
+        for layer, active in self.active.items():
+            theta = self.tensors.stored(layer).view(-1)[active]
+            noise = torch.randn(len(active), generator=keyed_generator(self.seed, "noise", layer, self.step)).to(theta)
+            parts.append((theta * (self.options.l1 * theta.detach().sign() + self.options.noise * noise)).sum())
         return torch.stack(parts).sum()
 
     def update_due(self, step: int) -> bool:
@@ -77,12 +76,14 @@ class DeepR(SparseMethod):
 
     def new_masks(self, step: int) -> Masks:
         changed = {}
-        for layer in self.shapes:
-            mask, view = self.tensors.mask(layer), self.tensors.view(layer)
+        for layer, active in self.active.items():
+            view = self.tensors.view(layer)
             assert isinstance(view, SignedWeight)
-            kept = mask & (self.tensors.weight(layer) * view.sign >= 0)
-            n_gone = int(mask.sum()) - int(kept.sum())
-            if n_gone:
-                noise = keyed_uniform(mask, self.seed, "grow", layer, step)
-                changed[layer] = kept | top_k_mask(noise, n_gone, among=~kept)
+            gone = active[self.tensors.weight(layer).view(-1)[active] * view.sign.view(-1)[active] < 0]
+            if len(gone):
+                new = view.mask.clone()
+                new.view(-1)[gone] = False
+                generator = keyed_generator(self.seed, "grow", layer, step)
+                new.view(-1)[random_places(~new, len(gone), generator)] = True
+                changed[layer] = new
         return changed

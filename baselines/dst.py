@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from harness.config.schema import RunConfig
-from harness.sparse.masks import LearnedMask, WeightView
+from harness.sparse.masks import LearnedMask, WeightView, masked
 from harness.sparse.method import EmergentMethod, EmergentOptions
 
 
@@ -34,14 +34,11 @@ class _AboveThreshold(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(theta: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, theta: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         mask = theta.abs() > t
-        return theta * mask, mask
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(*inputs, output[1])
+        ctx.mark_non_differentiable(mask)
+        ctx.save_for_backward(theta, t, mask)
+        return masked(theta, mask), mask
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,7 +47,7 @@ class _AboveThreshold(torch.autograd.Function):
         beyond = distance > 1
         through = distance.mul_(-4).add_(2).clamp_(min=0.4).masked_fill_(beyond, 0).mul_(gradients[0]).mul_(theta)
         to_t = -through.flatten(1).sum(1).view_as(t)
-        return (gradients[0] * mask).add_(through.mul_(theta.sign())), to_t
+        return masked(gradients[0], mask).add_(through.mul_(theta.sign())), to_t
 
 
 class Threshold(LearnedMask):

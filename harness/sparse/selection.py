@@ -50,3 +50,19 @@ def random_mask(like: Tensor | torch.Size, k: int, generator: torch.Generator) -
     chosen = torch.zeros(n, dtype=torch.bool)
     chosen[torch.randperm(n, generator=generator)[:k]] = True
     return chosen.view(shape)
+
+
+def random_places(among: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """Flat indices of exactly `k` of the positions in `among`, drawn uniformly without replacement.
+
+    Positions are drawn until `k` different ones are found, so a few of many cost little. generator: on the CPU.
+    Returns int64, on the device of `among`. Raises ValueError if fewer than `k` positions are candidates.
+    """
+    flat, n_candidates = among.reshape(-1), int(torch.count_nonzero(among))
+    if not 0 <= k <= n_candidates:
+        raise ValueError(f"cannot draw {k} of {n_candidates} candidates")
+    found: dict[int, None] = {}  # in the order drawn
+    while len(found) < k:
+        draw = torch.randint(len(flat), (k * len(flat) // n_candidates + 1,), generator=generator).to(flat.device)
+        found.update(dict.fromkeys(draw[flat[draw]].tolist()))
+    return torch.tensor(list(found)[:k], dtype=torch.long, device=flat.device)

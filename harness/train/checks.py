@@ -30,10 +30,12 @@ def count_layers(model: nn.Module) -> list[LayerCount]:
         for name, module in maskable_modules(model).items():
             theta, view = stored_weight(module)
             counted = theta if view is None else view.sparse_part(theta)
-            mask = torch.ones_like(theta, dtype=torch.bool) if view is None else view.kept(theta)
-            if bool((counted != 0)[~mask].any()):
+            nonzero = counted != 0
+            mask = torch.ones_like(nonzero) if view is None else view.kept(theta)
+            if bool((nonzero & ~mask).any()):
                 raise CheckFailed(f"layer {name}: an effective weight outside the mask is not zero")
-            out.append(LayerCount(name, tuple(theta.shape), int(mask.sum()), int(torch.count_nonzero(counted))))
+            n_active, n_nonzero = torch.count_nonzero(mask), torch.count_nonzero(nonzero)
+            out.append(LayerCount(name, tuple(theta.shape), int(n_active), int(n_nonzero)))
     return out
 
 
@@ -67,7 +69,7 @@ def check_nothing_hidden(engine: Engine, step: int) -> None:
     if engine.config.optimizer.clip_norm > 0 and engine.config.optimizer.clip_rule == "dense":
         return
     for name, (theta, view) in engine.layers.items():
-        if view.keeps_nothing_hidden and bool((theta != 0)[~view.kept(theta)].any()):
+        if view.keeps_nothing_hidden and bool(((theta != 0) & ~view.kept(theta)).any()):
             raise CheckFailed(f"step {step}, layer {name}: a stored weight outside the mask is not zero: it came back")
 
 

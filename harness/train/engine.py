@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from harness.config.schema import RunConfig
-from harness.sparse.masks import LearnedMask, MaskedWeight, WeightView, viewed_layers
+from harness.sparse.masks import LearnedMask, MaskedWeight, WeightView, masked, viewed_layers
 from harness.train.optimizer import Readable, build_optimizer
 from harness.train.ranks import Ranks
 
@@ -154,7 +154,7 @@ class Engine(ABC):
         """Turn dense gradients into masked ones, so that clipping and momentum see active weights only."""
         for parameter, view in self.layers.values():
             if isinstance(view, MaskedWeight):
-                self.write_gradient(parameter, self.read_gradient(parameter) * view.mask)
+                self.write_gradient(parameter, masked(self.read_gradient(parameter), view.mask))
 
     def set_mask(self, layer: str, new: Tensor) -> None:
         """Weight, master weight and optimizer state become zero wherever the view says they do not survive."""
@@ -162,10 +162,10 @@ class Engine(ABC):
         assert isinstance(view, MaskedWeight), f"{layer}: masks are set where a method has masks"
         weights, state = view.survivors(new)
         if weights is not None:
-            self.write(parameter, self.read(parameter) * weights)
+            self.write(parameter, masked(self.read(parameter), weights))
         if state is not None:
             for slot in self.optimizer.slots:
-                self.write_slot(parameter, slot, self.read_slot(parameter, slot) * state)
+                self.write_slot(parameter, slot, masked(self.read_slot(parameter, slot), state))
         view.take(new)
 
     def reset_momentum(self) -> None:

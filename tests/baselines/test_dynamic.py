@@ -114,15 +114,28 @@ def test_deepr_turns_no_sign() -> None:
     turned = mask.nonzero()[0]
     with torch.no_grad():
         parameter[tuple(turned)] = -parameter[tuple(turned)] - 0.1 * view.sign[tuple(turned)]
+    method.before_step(1)
     (new,) = method.new_masks(1).values()
     assert int(new.sum()) == 5
     assert int((mask & ~new).sum()) <= 1
     kept = mask.clone()
     kept[tuple(turned)] = False
     assert bool(new[kept].all())
-    method.before_step(1)
-    loss = method.extra_loss()
-    assert float(loss.detach()) == pytest.approx(0.1 * float((parameter.detach() * mask).abs().sum()))
+    (pull,) = torch.autograd.grad(method.extra_loss(), parameter)
+    assert torch.equal(pull, 0.1 * parameter.detach().sign() * mask)
+
+
+def test_deepr_shakes_active_weights_alone() -> None:
+    engine, method = one_layer(DeepR, DeepROptions(density=0.5, l1=0.0, noise=2.0), torch.ones(100, 100))
+    parameter, mask, gradients = engine.stored("0"), engine.mask("0"), []
+    for step in (1, 2):
+        method.before_step(step)
+        gradients.append(torch.autograd.grad(method.extra_loss(), parameter)[0])
+    assert not torch.equal(*gradients)
+    for gradient in gradients:
+        assert bool((gradient[~mask] == 0).all())
+        assert abs(float(gradient[mask].mean())) < 4 * 2.0 / 5000**0.5
+        assert float(gradient[mask].std()) == pytest.approx(2.0, rel=0.05)
 
 
 def test_dsr_moves_its_threshold_to_prune_what_it_should() -> None:

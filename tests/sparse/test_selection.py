@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.sparse.noise import key_of, keyed_generator
-from harness.sparse.selection import random_mask, top_k_mask
+from harness.sparse.selection import random_mask, random_places, top_k_mask
 
 
 def test_ties_go_to_the_lower_index() -> None:
@@ -53,6 +53,26 @@ def test_random_masks_are_exact_and_keyed() -> None:
     assert int(first.sum()) == 11
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=200), st.data())
+def test_random_places_are_candidates_and_exact(among: list[bool], data: st.DataObject) -> None:
+    k = data.draw(st.integers(0, sum(among)))
+    places = random_places(torch.tensor(among), k, keyed_generator(0, k)).tolist()
+    assert len(set(places)) == len(places) == k
+    assert all(among[place] for place in places)
+    with pytest.raises(ValueError, match=r"cannot draw"):
+        random_places(torch.tensor(among), sum(among) + 1, keyed_generator(0))
+
+
+def test_random_places_are_uniform() -> None:
+    among = torch.arange(12) % 3 > 0  # eight candidates
+    drawn = torch.zeros(12)
+    for seed in range(4000):
+        drawn[random_places(among, 3, keyed_generator(seed))] += 1
+    assert bool((drawn[~among] == 0).all())
+    expected, sd = 4000 * 3 / 8, (4000 * 3 / 8 * 5 / 8) ** 0.5
+    assert bool(((drawn[among] - expected).abs() < 4 * sd).all())
 
 
 def test_keys_do_not_run_together() -> None:
