@@ -65,12 +65,16 @@ class Index:
         return sorted(run.info.run_id for run in found)
 
     def read(self) -> dict[str, dict[str, Any]] | None:
-        """The newest result by run id; None where there is no index."""
+        """The newest result by run id; None where there is no index.
+
+        A finished run is not run again, so its result is newer than a failure whatever the writers' clocks say.
+        """
         homes = self._runs()
         if not homes:
             return None
         with TemporaryDirectory() as scratch:
-            lines = sorted((e for home in homes for e in self._lines_of(home, Path(scratch))), key=lambda e: e["at"])
+            lines = [line for home in homes for line in self._lines_of(home, Path(scratch))]
+        lines.sort(key=lambda e: (e["result"].get("status") == "done", e["at"]))
         return {e["result"]["run_id"]: e["result"] for e in lines}
 
     def _lines_of(self, home: str, scratch: Path) -> Iterator[dict[str, Any]]:

@@ -147,3 +147,30 @@ def test_a_full_disk_while_saving(small_disk: Path, undisturbed: dict[str, Any])
     subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
     list(execute(CONFIG, 0, small_disk))
     assert outcome(run_dir) == undisturbed
+
+
+def test_a_folder_that_cannot_be_written(small_disk: Path) -> None:
+    """It is said before anything is trained, and what lies there stays as it is; a finished run can still be read."""
+    subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
+    (result,) = [e for e in execute(CONFIG, 0, small_disk) if e.get("status")]
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    before = sorted(small_disk.rglob("*"))
+    with pytest.raises(HarnessError, match=r"cannot write to .*Read-only file system.*give another --out DIR"):
+        list(execute(CONFIG, 1, small_disk))
+    assert list(execute(CONFIG, 0, small_disk)) == [result]
+    assert sorted(small_disk.rglob("*")) == before
+
+
+def test_a_clock_that_jumps_backwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's clock is replaced by one that goes back an hour at every look: durations do not come from it."""
+    hours = iter(range(10_000_000_000, 0, -3600))
+    monkeypatch.setattr("time.time", lambda: float(next(hours)))
+    with pytest.raises(Interrupted):
+        list(execute(CONFIG, 0, tmp_path, StopAfter(20)))
+    result = list(execute(CONFIG, 0, tmp_path))[-1]
+    assert result["status"] == "done"
+    assert result["train_seconds"] > 0
+    events = read_events(only_run(tmp_path))
+    assert all(e["seconds"] > 0 for e in events if e["event"] == "evaluation")
+    shown = [e["time"] for e in read_events(only_run(tmp_path))]
+    assert shown != sorted(shown)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.data.test_folder import make_tree
 from tests.resume.test_kill import only_run, outcome
 from tests.resume.traps import POINTS, run_with_trap
 
@@ -26,6 +27,11 @@ RUNS: dict[str, dict[str, Any]] = {
     "snfs": {**LENET, "method": {"name": "snfs", "density": 0.1, "interval": 4}},
     "dst": {**LENET, "method": {"name": "dst", "alpha": 0.05}},
     "imp": {**LENET, "method": {"name": "imp", "density": 0.7}, "schedule": {"epochs": 1}},
+    "rigl on two ranks under ZeRO-1": {
+        **LENET,
+        "method": {"name": "rigl", "density": 0.1, "interval": 4},
+        "engine": {"device": "cpu", "name": "deepspeed", "zero_stage": 1, "workers": 2},
+    },
     # every part, so that a kill can fall into a cycle and into the phase-out, and at the step DyReLU goes
     "east": {
         **LENET,
@@ -81,3 +87,22 @@ def test_killed_at_random_moments(name: str, tmp_path: Path) -> None:
         n_kills += 1
     assert n_kills > 0
     check_that_it_ends_the_same(name, tmp_path)
+
+
+@pytest.mark.parametrize("loader", ["dali", "torchvision"])
+def test_killed_inside_an_epoch_of_image_files(loader: str, tmp_path: Path) -> None:
+    """Five steps an epoch, saved after every second; killed at step 4 of the first epoch and step 3 of the second."""
+    plain = {
+        "model": {"name": "lenet_300_100"}, "method": {"name": "rigl", "density": 0.1, "interval": 3},
+        "data": {
+            "name": "imagefolder", "folder": "pets", "root": str(make_tree(tmp_path)), "image_size": 24, "batch_size": 4,
+            "flip": True, "validation_fraction": 0.25, "loader": loader,
+        },
+        "schedule": {"epochs": 3}, "engine": {"device": "cpu"},
+        "evaluation": {"every_epochs": 0.4, "checkpoint_seconds": 0},
+    }  # fmt: skip
+    assert run_with_trap(plain, tmp_path / "parts", ("step", 4)) == -9
+    assert run_with_trap(plain, tmp_path / "parts", ("step", 6)) == -9  # from step 2 on
+    for out in ("parts", "whole"):
+        assert run_with_trap(plain, tmp_path / out, None) == 0
+    assert outcome(only_run(tmp_path / "parts")) == outcome(only_run(tmp_path / "whole"))

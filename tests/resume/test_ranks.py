@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from harness.track.record import read_events
 from tests.distributed.processes import run_ranks
 from tests.resume.test_kill import RECIPE, only_run, outcome
+from tests.resume.test_methods import METHODS
 
 pytestmark = pytest.mark.slow
 
@@ -56,6 +57,15 @@ def test_continued_on_other_numbers_of_workers(tmp_path: Path) -> None:
         torch.testing.assert_close(other[name], weights, rtol=1e-3, atol=1e-4)
     losses = [[e["train_loss"] for e in read_events(d) if e["event"] == "evaluation"] for d in (whole, parts)]
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+
+
+def test_every_method_stopped_and_continued_on_zero_1(tmp_path: Path) -> None:
+    outcomes = run_ranks(["-m", "tests.resume.every_method", str(tmp_path)], 2)
+    assert [code for code, _ in outcomes] == [0, 0], outcomes[0][1][-3000:]
+    assert "NOT STOPPED" not in outcomes[0][1]
+    for name in METHODS:
+        whole, parts = (only_run(tmp_path / out / name) for out in ("whole", "parts"))
+        assert outcome(parts) == outcome(whole), name
 
 
 @pytest.mark.parametrize("engine", ["zero stage 1", "zero stage 2"])

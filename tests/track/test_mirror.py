@@ -201,6 +201,19 @@ def test_many_results_are_several_files_and_the_newest_of_a_run_counts(tmp_path:
     assert len(mirror._client.list_artifacts(index.info.run_id, "results")) == 4
 
 
+def test_a_clock_that_goes_back_brings_no_failure_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's clock is replaced by one that loses an hour at every look."""
+    mirror = Mirror(default_uri(tmp_path), "x", tmp_path)
+    mirror.connect()
+    hours = iter(range(10_000_000_000, 0, -3600))
+    monkeypatch.setattr("time.time", lambda: float(next(hours)))
+    for status in ("failed", "done"):
+        mirror.index.add({"run_id": "r", "status": status})
+    held = mirror.index.read()
+    assert held is not None
+    assert held["r"]["status"] == "done"
+
+
 def test_runs_that_go_on_there(out: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / run_dirs(out)[0].name
     run_dir.mkdir()
