@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness.train.run import device_name, git_commit, versions
 
-NAMES = ("search", "board")
+NAMES = ("search", "board", "agreement")
 
 
 def main() -> None:

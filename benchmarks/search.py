@@ -18,7 +18,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from harness.track.record import write_result
+from harness.track.record import facts_of, write_result
 from harness.tune.samplers import sampler_for
 from harness.tune.search import load_search, with_budget
 from harness.tune.study import Study, owned_study
@@ -65,9 +65,9 @@ def ask_and_tell(n_trials: int, repeats: int) -> dict[str, float]:
         for _ in range(repeats):
             proposal = timed("ask_ms", study.next)
             for cell in proposal.cells:
-                result = {"run_id": cell.run_id, "status": "done", "val_accuracy_last": 0.5, "density": 0.001}
+                result = {"status": "done", "val_accuracy_last": 0.5, "train_flops": 1.0, "train_seconds": 1.0}
                 (study.runs / cell.run_id).mkdir(parents=True)
-                write_result(study.runs / cell.run_id, {**result, "train_flops": 1.0, "train_seconds": 1.0})
+                write_result(study.runs / cell.run_id, {**facts_of(cell.config, cell.seed), **result})
             timed("tell_ms", lambda number=proposal.number: study.finish(number))
             alone.sampler = sampler_for(search, len(alone.trials))
             trial = timed("optuna_ask_ms", lambda: proposed(study, alone))

@@ -20,6 +20,7 @@ QUIET = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+TOKEN_HINT = "copy ~/.ray/auth_token from its head node to here, and set RAY_AUTH_MODE=token"
 
 
 @contextmanager
@@ -27,6 +28,7 @@ def connected(address: str) -> Iterator[dict[str, float]]:
     """A Ray cluster's resources: 'local' starts one of this machine's own, anything else attaches to one that runs."""
     os.environ.update(QUIET)
     import ray
+    from ray.exceptions import AuthenticationError
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
     if ray.is_initialized():
@@ -38,10 +40,13 @@ def connected(address: str) -> Iterator[dict[str, float]]:
         try:
             _knock(address)
             ray.init(address=address, **quiet)
+        except AuthenticationError:
+            raise HarnessError(f"the Ray cluster at '{address}' asks for a token: {TOKEN_HINT}") from None
         except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise HarnessError(
-                f"no Ray cluster answers at '{address}' ({reason}): start one, or use --address local"
+                f"no Ray cluster answers at '{address}' ({reason}): start one, or use --address local; if one is there "
+                f"and asks for a token: {TOKEN_HINT}"
             ) from None
     try:
         yield ray.cluster_resources()

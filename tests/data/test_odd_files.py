@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,3 +123,67 @@ def test_a_file_that_changes_after_it_was_indexed(tmp_path: Path, loader: str, c
 def test_images_are_finite(tmp_path: Path) -> None:
     (batch,) = open_data(config(only(tmp_path, *ODD["one pixel"])), 0, Share(), CPU, 8).evaluate("test")
     assert bool(torch.isfinite(batch.images).all())
+
+
+SLOW_OPEN = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+static void slow(const char *path) {
+    if (strstr(path, ".jpg")) { usleep(50000); write(2, "late\\n", 5); }
+}
+int open(const char *path, int flags, ...) {
+    va_list rest; va_start(rest, flags); int mode = va_arg(rest, int); va_end(rest);
+    slow(path);
+    return ((int (*)(const char *, int, ...))dlsym(RTLD_NEXT, "open"))(path, flags, mode);
+}
+int open64(const char *path, int flags, ...) {
+    va_list rest; va_start(rest, flags); int mode = va_arg(rest, int); va_end(rest);
+    slow(path);
+    return ((int (*)(const char *, int, ...))dlsym(RTLD_NEXT, "open64"))(path, flags, mode);
+}
+FILE *fopen(const char *path, const char *mode) {
+    slow(path);
+    return ((FILE *(*)(const char *, const char *))dlsym(RTLD_NEXT, "fopen"))(path, mode);
+}
+FILE *fopen64(const char *path, const char *mode) {
+    slow(path);
+    return ((FILE *(*)(const char *, const char *))dlsym(RTLD_NEXT, "fopen64"))(path, mode);
+}
+"""
+SHOWN = """
+import hashlib, sys, torch
+from harness.data.batches import Share
+from harness.data.open import open_data
+from tests.data.test_folder import config
+loader = open_data(config(sys.argv[1], loader=sys.argv[2]), 0, Share(), torch.device("cpu"), 8)
+held = hashlib.sha256()
+for batch in [*loader.train(0), *loader.evaluate("test")]:
+    held.update(batch.images.contiguous().numpy().tobytes() + batch.labels.numpy().tobytes())
+print(held.hexdigest())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loader", ["dali", "torchvision"])
+def test_a_slow_mount_shows_the_same(tmp_path: Path, loader: str) -> None:
+    """Each opening of an image waits 50 ms, by a library that stands before the system's own."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    (tmp_path / "slow.c").write_text(SLOW_OPEN)
+    library = tmp_path / "slow.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, tmp_path / "slow.c", "-ldl"], check=True)
+    root = make_tree(tmp_path)
+    shown = {}
+    for mount in ("fast", "slow"):
+        env = {**os.environ, "LD_PRELOAD": str(library) if mount == "slow" else ""}
+        words = [sys.executable, "-c", SHOWN, str(root), loader]
+        done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=200, check=True)
+        shown[mount] = done.stdout.splitlines()[-1]
+        assert (done.stderr.count("late") >= 12 * 4) == (mount == "slow")
+    assert shown["slow"] == shown["fast"]

@@ -123,6 +123,8 @@ class Comparison:
 # `methods` ends before rounding is amplified, so it compares one batch with its halves too; `arms` learns
 COMPARISONS = {
     "methods": Comparison(METHODS, {"name": "one_stage", "width": 16, "norm": "none"}, 0.05, 16),
+    # a first topology update, and what is trained after it
+    "bf16": Comparison(METHODS, {"name": "one_stage", "width": 8, "norm": "none"}, 0.05, 6),
     "arms": Comparison(ARMS, {"name": "two_stages", "width": 8}, 0.1, 200),
     # four steps, as the fifth batch does not divide by four
     "ranks": Comparison(

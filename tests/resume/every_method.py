@@ -1,4 +1,4 @@
-"""Run by each of two processes: every method whole, and stopped and continued; what `outcome` compares lies in two folders."""
+"""Run by each of two processes: every method whole in one folder, and stopped and continued in another."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def main() -> None:
     for name, method in METHODS.items():
         config = config_of(method, {"lr": 0.1}, ZERO_1)
         list(execute(config, 0, out / "whole" / name))
-        # ranks ask one another every tenth step: of forty it stops at 10 and 30; lottery tickets at the end of the first
-        # round, soon after it, and in the third
+        # ranks ask one another every tenth step: of forty it stops at 10 and 30; lottery tickets at the end of the
+        # first round, soon after it, and in the third
         for n in (4, 1, 3) if method["name"] == "imp" else (1, 2):
             with suppress(Interrupted):
                 list(execute(config, 0, out / "parts" / name, StopAfter(n)))

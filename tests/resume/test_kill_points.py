@@ -95,8 +95,8 @@ def test_killed_inside_an_epoch_of_image_files(loader: str, tmp_path: Path) -> N
     plain = {
         "model": {"name": "lenet_300_100"}, "method": {"name": "rigl", "density": 0.1, "interval": 3},
         "data": {
-            "name": "imagefolder", "folder": "pets", "root": str(make_tree(tmp_path)), "image_size": 24, "batch_size": 4,
-            "flip": True, "validation_fraction": 0.25, "loader": loader,
+            "name": "imagefolder", "folder": "pets", "root": str(make_tree(tmp_path)), "image_size": 24,
+            "batch_size": 4, "flip": True, "validation_fraction": 0.25, "loader": loader,
         },
         "schedule": {"epochs": 3}, "engine": {"device": "cpu"},
         "evaluation": {"every_epochs": 0.4, "checkpoint_seconds": 0},

@@ -40,7 +40,8 @@ METHODS: dict[str, dict[str, Any]] = {
 def config_of(method: dict[str, Any], optimizer: dict[str, Any], engine: dict[str, Any] | None = None) -> Any:
     sections = {
         "model": {"name": "lenet_300_100"}, "data": {"name": "digits", "batch_size": 128, "pad": 1}, "method": method,
-        "optimizer": {"weight_decay": 5e-4, **optimizer}, "schedule": {"epochs": 4}, "engine": {"device": "cpu", **(engine or {})},
+        "optimizer": {"weight_decay": 5e-4, **optimizer}, "schedule": {"epochs": 4},
+        "engine": {"device": "cpu", **(engine or {})},
     }  # fmt: skip
     return build_config(sections, "test")
 

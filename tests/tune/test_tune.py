@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import psutil
@@ -22,6 +24,7 @@ from optuna.trial import TrialState
 
 from harness.track.record import read_events
 from harness.tune.study import load_trials
+from tests.resume.test_kill import outcome
 from tests.tune.studies import BASE, SPACE, write_search
 
 pytestmark = pytest.mark.slow
@@ -30,19 +33,20 @@ SLOWER = {**BASE, "schedule": {"epochs": 60}, "evaluation": {"every_epochs": 4, 
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def cluster() -> Iterator[Any]:
     """A head node with the drivers, and a node that may be lost; fake GPUs, as here are none."""
     from ray.cluster_utils import Cluster
 
-    folder = tmp_path_factory.mktemp("ray")
+    folder = mkdtemp(prefix="ray-")  # sockets lie there, and their paths must be short
     held = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])  # for tests.tune.blind
     here = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 3, "num_gpus": 1, "include_dashboard": False, "temp_dir": str(folder)},
+        head_node_args={"num_cpus": 3, "num_gpus": 1, "include_dashboard": False, "temp_dir": folder},
     )
     yield here
     here.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
     os.environ.pop("PYTHONPATH")
     if held is not None:
         os.environ["PYTHONPATH"] = held
@@ -164,6 +168,38 @@ def test_a_lost_worker_and_a_lost_node(tmp_path: Path, cluster: Any) -> None:
     cluster.remove_node(node, allow_graceful=False)
     finish(process)
     assert [t.state for t in trials_of(out)] == [TrialState.COMPLETE] * 4
+
+
+def test_a_suite_whose_driver_is_killed_and_whose_node_is_lost(tmp_path: Path, cluster: Any) -> None:
+    """Results are those of a suite that nothing happened to, to the last bit."""
+    suite = tmp_path / "suite.yaml"
+    axes = {"methods": ["rigl", "set"], "densities": [0.1], "seeds": [0, 1]}
+    recipe = {**SLOWER, "schedule": {"epochs": 120}, "axes": axes, "description": "two methods"}
+    del recipe["method"]
+    suite.write_text(yaml.safe_dump(recipe))
+
+    def bench(out: Path) -> subprocess.Popen[str]:
+        words = ["-m", "harness", "bench", str(suite), "--out", str(out), "--address", cluster.address]
+        return subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def evaluated(out: Path) -> int:
+        return sum(e["event"] == "evaluation" for p in out.glob("*/record.jsonl") for e in read_events(p.parent))
+
+    parts, whole = tmp_path / "parts", tmp_path / "whole"
+    driver = bench(parts)
+    wait_for(lambda: evaluated(parts) >= 8)
+    kill(driver)
+    node = cluster.add_node(num_cpus=2)
+    driver = bench(parts)
+    before = evaluated(parts)
+    wait_for(lambda: evaluated(parts) >= before + 8)
+    cluster.remove_node(node, allow_graceful=False)
+    finish(driver)
+    finish(bench(whole))
+    names = sorted(p.name for p in whole.iterdir() if (p / "record.jsonl").exists())
+    assert len(names) == 4
+    for name in names:
+        assert outcome(parts / name) == outcome(whole / name)
 
 
 def trainers(out: Path) -> list[psutil.Process]:
