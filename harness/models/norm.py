@@ -28,8 +28,11 @@ class _SumOverRanks(torch.autograd.Function):
 class AcrossRanks(nn.modules.batchnorm._BatchNorm):
     """While training, mean and variance are of all ranks' images; torch's own form of this is for GPUs alone."""
 
+    alone = False
+    """Whether this rank holds all images, and no other computes the network with it."""
+
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
+        if self.alone or not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
             return super().forward(x)
         dims = [0, *range(2, x.dim())]
         shape = [1, -1, *(1,) * (x.dim() - 2)]
@@ -68,4 +71,12 @@ def across_ranks(model: nn.Module) -> nn.Module:
             setattr(model, name, norm)
         else:
             across_ranks(child)
+    return model
+
+
+def on_one_rank(model: nn.Module) -> nn.Module:
+    """The network as one rank computes it that waits for no other."""
+    for module in model.modules():
+        if isinstance(module, AcrossRanks):
+            module.alone = True
     return model

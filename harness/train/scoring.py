@@ -12,6 +12,7 @@ from harness.config.schema import RunConfig
 from harness.data.batches import Loader, Share
 from harness.data.open import open_data
 from harness.errors import CheckFailed, HarnessError
+from harness.models.norm import on_one_rank
 from harness.sparse.masks import MaskedWeight, viewed_layers
 from harness.sparse.method import Method
 from harness.sparse.scoring import Images
@@ -62,12 +63,18 @@ def choose_masks(
     The method works on a copy: weights, running statistics and everything else of the model stay as they were made.
     """
     chosen: dict[str, Tensor] = {}
+    fault: Exception | None = None
     if ranks.rank == 0:
-        loader = open_data(config.data, seed, Share(), device, config.evaluation.batch_size)
-        chosen = method.choose_masks(copy.deepcopy(model).to(device), TrainingDraw(loader))
-        total, n_chosen = method.total_at(0), sum(int(mask.sum()) for mask in chosen.values())
-        if n_chosen != total:
-            raise CheckFailed(f"{config.method.name} chose {n_chosen} weights before the first step, budget {total}")
+        try:
+            loader = open_data(config.data, seed, Share(), device, config.evaluation.batch_size)
+            chosen = method.choose_masks(on_one_rank(copy.deepcopy(model)).to(device), TrainingDraw(loader))
+            total, n_chosen = method.total_at(0), sum(int(mask.sum()) for mask in chosen.values())
+            if n_chosen != total:
+                raise CheckFailed(f"{config.method.name} chose {n_chosen} weights before the first step, not {total}")
+        except Exception as error:
+            fault = error  # raised once the other ranks know, or they would wait for its masks
+    if ranks.max(torch.tensor(int(fault is not None), device=device)):
+        raise fault or CheckFailed("rank 0 could not choose the masks before the first step: its message says why")
     for layer, (parameter, view) in viewed_layers(model).items():
         assert isinstance(view, MaskedWeight)
         mask = chosen[layer].to(device) if ranks.rank == 0 else torch.zeros_like(view.mask, device=device)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from baselines.snip import SNIP
 from harness.config import build_config
 from harness.data.batches import Share
 from harness.errors import CheckFailed
@@ -89,6 +90,9 @@ def main() -> None:
         count_twice()
     elif fault == "a seed that differs by rank":
         seed = rank
+    elif fault == "masks that cannot be chosen":
+        settings["method"] = {"name": "snip", "density": 0.2}
+        SNIP.choose_masks = lambda self, network, draw: {}
     elif fault == "a configuration that differs by rank":
         settings["optimizer"] = {"lr": 0.1 + 0.1 * rank}
     try:

@@ -126,9 +126,16 @@ COMPARISONS = {
     # a first topology update, and what is trained after it
     "bf16": Comparison(METHODS, {"name": "one_stage", "width": 8, "norm": "none"}, 0.05, 6),
     "arms": Comparison(ARMS, {"name": "two_stages", "width": 8}, 0.1, 200),
-    # four steps, as the fifth batch does not divide by four
+    # four steps, as the fifth batch does not divide by four; DyReLU must have gone before a run ends
+    "quarters": Comparison(
+        {**METHODS, "east": arm(density=0.2, interval=4, sharing={}), "granet": {**METHODS["granet"], "interval": 2}},
+        {"name": "one_stage", "width": 16, "norm": "none"},
+        0.05,
+        4,
+    ),
+    # one rank alone scores the network of snip, grasp and prospr
     "ranks": Comparison(
-        {m: METHODS[m] for m in ("static", "rigl_append", "dst", "snfs")},
+        {m: METHODS[m] for m in ("static", "rigl_append", "dst", "snfs", "snip", "grasp", "prospr")},
         {"name": "one_stage", "width": 16, "norm": "sync"},
         0.05,
         4,

@@ -118,6 +118,20 @@ def test_topology_updates_change_the_masks(methods: dict[str, Facts], method: st
 
 
 @pytest.fixture(scope="module")
+def quarters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Facts]:
+    return train_on_all("quarters", ("torch", "ddp on 4"), tmp_path_factory.mktemp("quarters"))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_quarters_equal_the_whole_batch(quarters: dict[str, Facts], method: str) -> None:
+    expected, found = quarters["torch"][method], quarters["ddp on 4"][method]
+    assert found["digests"] == expected["digests"]
+    assert found["last_masks"] == expected["last_masks"]
+    assert found["losses"] == pytest.approx(expected["losses"], rel=1e-6, abs=1e-5)
+    assert found["norms"] == pytest.approx(expected["norms"], rel=1e-4, abs=1e-6)
+
+
+@pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Facts]:
     folder = tmp_path_factory.mktemp("ranks")
     return train_on_all("ranks", ("torch", "ddp on 2", "ddp on 4"), folder)
