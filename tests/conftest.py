@@ -15,9 +15,9 @@ settings.load_profile("shared")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first: the short ones then fill what is left of either process."""
+    """Files with slow tests first, and the slowest before all: the short ones fill what is left of either process."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: (item.path not in slow, item.path.name != "test_tune.py"))
 
 
 @pytest.fixture(scope="session")

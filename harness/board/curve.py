@@ -11,9 +11,9 @@ from harness.board.claims import Claim
 from harness.board.rows import Row
 from harness.board.table import beside
 
-ORDER = ("east", "rigl", "set", "static")
 ROUND = (0.9, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005, 0.0002, 0.0001)
 COLOURS = {"east": "#c1272d", "rigl": "#0071bc", "set": "#2a9d4a", "static": "#7f7f7f"}
+OTHERS = ("#e08d1b", "#00a6a6", "#9a60b4", "#6a4a2f", "#c44fa0", "#7a9e2f", "#6a7fdb", "#b08d57")
 
 
 DENSEST = 0.99
@@ -42,7 +42,10 @@ def draw_curve(rows: list[Row], stem: Path, claims: Iterable[Claim] = ()) -> lis
     figure, axes = plt.subplots(figsize=(7, 4.4), layout="constrained")
     for row in lines.pop("dense", []):
         axes.axhline(100 * (row.mean or 0), color="black", linestyle="--", linewidth=1, label="dense")
-    names = sorted(lines, key=lambda m: (ORDER.index(m) if m in ORDER else len(ORDER), m))
+    # the legend from top to bottom as the lines end
+    names = sorted(lines, key=lambda m: (-(min(lines[m], key=lambda r: r.density).mean or 0), m))
+    others = sorted(set(names) - set(COLOURS))
+    colours = COLOURS | {name: OTHERS[i % len(OTHERS)] for i, name in enumerate(others)}
     for marker, name in zip("os^dvPX*<>" * 3, names, strict=False):
         points = sorted(lines[name], key=lambda r: -r.density)
         x = [logit(r.density) for r in points]
@@ -51,7 +54,7 @@ def draw_curve(rows: list[Row], stem: Path, claims: Iterable[Claim] = ()) -> lis
         # the spread of a density that came out, through the slope of the logit
         across = [0.434 * (r.density_std or 0) / (r.density * (1 - min(r.density, DENSEST))) for r in points]
         axes.errorbar(
-            x, y, spread, across if any(across) else None, marker=marker, capsize=3, label=name, color=COLOURS.get(name)
+            x, y, spread, across if any(across) else None, marker=marker, capsize=3, label=name, color=colours[name]
         )
     published = [c for c in beside(claims, rows) if c.density is not None and c.density < 1 and c.mean is not None]
     if published:

@@ -71,10 +71,9 @@ def seeds_needed(values: Sequence[float], most: int = 1000) -> int | None:
     if spread == 0:
         return None
     effect = abs(mean(values)) / spread
-    about = (REACH / effect) ** 2  # of the normal distribution: a little below what Student's needs
-    if about > most:
+    if effect < REACH / math.sqrt(most):  # of the normal distribution: a little below what Student's needs
         return None
-    n = max(2, int(about))
+    n = max(2, int((REACH / effect) ** 2))
     while power(effect, n) < 0.8:
         n += 1
     return n

@@ -83,4 +83,5 @@ def test_seeds_that_would_be_needed() -> None:
     assert seeds_needed([1.0, 1.0001]) == 2
     assert seeds_needed([0.1, -0.1]) is None, "no difference is seen"
     assert seeds_needed([1e-9, 1.0, -1.0]) is None, "more than anyone would run"
+    assert seeds_needed([-1.0, 1.0, 1.7e-246]) is None, "a number that no float holds"
     assert seeds_needed([0.3]) is None

@@ -112,6 +112,14 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 
 
+SHORT = {
+    **METHODS,
+    "east": arm(density=0.2, interval=4, sharing={}),  # DyReLU must have gone before a run ends
+    "granet": {**METHODS["granet"], "interval": 2},
+}
+"""All of them, for fewer than the sixteen steps that METHODS is made for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
     methods: dict[str, dict[str, Any]]
@@ -123,16 +131,10 @@ class Comparison:
 # `methods` ends before rounding is amplified, so it compares one batch with its halves too; `arms` learns
 COMPARISONS = {
     "methods": Comparison(METHODS, {"name": "one_stage", "width": 16, "norm": "none"}, 0.05, 16),
-    # a first topology update, and what is trained after it
-    "bf16": Comparison(METHODS, {"name": "one_stage", "width": 8, "norm": "none"}, 0.05, 6),
+    "bf16": Comparison(SHORT, {"name": "one_stage", "width": 8, "norm": "none"}, 0.05, 8),
     "arms": Comparison(ARMS, {"name": "two_stages", "width": 8}, 0.1, 200),
-    # four steps, as the fifth batch does not divide by four; DyReLU must have gone before a run ends
-    "quarters": Comparison(
-        {**METHODS, "east": arm(density=0.2, interval=4, sharing={}), "granet": {**METHODS["granet"], "interval": 2}},
-        {"name": "one_stage", "width": 16, "norm": "none"},
-        0.05,
-        4,
-    ),
+    # four steps, as the fifth batch does not divide by four
+    "quarters": Comparison(SHORT, {"name": "one_stage", "width": 16, "norm": "none"}, 0.05, 4),
     # one rank alone scores the network of snip, grasp and prospr
     "ranks": Comparison(
         {m: METHODS[m] for m in ("static", "rigl_append", "dst", "snfs", "snip", "grasp", "prospr")},
