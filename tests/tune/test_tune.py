@@ -73,7 +73,7 @@ def plain(out: Path) -> list[tuple[Any, ...]]:
     return [(t.number, t.state, t.params, t.values, t.intermediate_values) for t in trials_of(out)]
 
 
-def wait_for(what: Any, seconds: float = 120) -> None:
+def wait_for(what: Any, seconds: float = 400) -> None:
     until = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < until
