@@ -3,6 +3,8 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side, on networks too small for more
+# Ray's workers step back for every other process, and would wait for the tests beside theirs
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 from pathlib import Path
 
