@@ -222,6 +222,7 @@ class TorchEngine(Engine):
     def wrap(self) -> None:
         self.optimizer = build_optimizer(self.model, self.config.optimizer)
         self.optimizer.prepare()
+        self._parameters = list(self.model.parameters())
         self.wrapped: nn.Module = self.model
         if self.ranks.world_size > 1:
             ids = [self.device] if self.device.type == "cuda" else None
@@ -245,7 +246,8 @@ class TorchEngine(Engine):
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             self.optimizer.step()
-        self.model.zero_grad()
+        for parameter in self._parameters:  # model.zero_grad() walks all modules to find them
+            parameter.grad = None
 
     def read(self, parameter: nn.Parameter) -> Tensor:
         return parameter.detach()

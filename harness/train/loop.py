@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from harness.data.batches import Batch
 from harness.errors import Diverged, Interrupted
 from harness.sparse.ledger import measure
-from harness.sparse.noise import key_of
+from harness.sparse.noise import key_of, seed_torch
 from harness.sparse.selection import ScoreNotANumber
 from harness.track.record import STOP_NOTE
 from harness.train.checkpoint import save_checkpoint
@@ -146,7 +146,7 @@ def start_round(job: Job, step: int) -> None:
 def take_step(job: Job, step: int, batch: Batch) -> Tensor:
     """One optimizer step, and the topology update due after it. Returns this rank's sum of losses, not synchronised."""
     engine, method, optimizer = job.engine, job.method, job.config.optimizer
-    torch.manual_seed(key_of(job.seed, "step", step, engine.ranks.rank))  # nothing to restore
+    seed_torch(engine.device, key_of(job.seed, "step", step, engine.ranks.rank))  # nothing to restore
     clips_dense = optimizer.clip_norm > 0 and optimizer.clip_rule == "dense"
     needs_gradient = method.needs_gradient(step)
     method.before_step(step)
