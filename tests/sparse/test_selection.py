@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.sparse.noise import key_of, keyed_generator
-from harness.sparse.selection import random_mask, random_places, top_k_mask
+from harness.sparse.selection import _on_device, random_mask, random_places, top_k_mask
 
 
 def test_ties_go_to_the_lower_index() -> None:
@@ -42,8 +42,25 @@ def test_equals_a_stable_sort(values: list[float], data: st.DataObject) -> None:
     k = data.draw(st.integers(0, sum(among)))
     candidates = [i for i, allowed in enumerate(among) if allowed]
     expected = sorted(sorted(candidates, key=lambda i: -values[i])[:k])  # Python's sort is stable
-    found = top_k_mask(torch.tensor(values), k, torch.tensor(among))
-    assert found.nonzero().squeeze(1).tolist() == expected
+    scores, allowed = torch.tensor(values), torch.tensor(among)
+    assert top_k_mask(scores, k, allowed).nonzero().squeeze(1).tolist() == expected
+    # what a GPU runs, on the CPU
+    assert _on_device(scores, k, allowed).nonzero().squeeze(1).tolist() == expected
+    assert _on_device(scores, k, None).equal(top_k_mask(scores, k))
+
+
+def test_infinite_scores_are_scores() -> None:
+    scores = torch.tensor([float("-inf"), 2.0, float("-inf"), float("inf"), float("-inf")])
+    among = torch.tensor([True, True, False, False, True])
+    for choose in (top_k_mask, _on_device):
+        assert choose(scores, 2, among).tolist() == [True, True, False, False, False]
+        assert choose(scores, 1, None).tolist() == [False, False, False, True, False]
+
+
+def test_on_a_gpu_a_score_that_is_not_a_number_leaves_nothing_chosen() -> None:
+    scores = torch.tensor([1.0, float("nan"), 2.0])
+    assert not bool(_on_device(scores, 2, None).any())
+    assert _on_device(scores, 1, torch.tensor([True, False, True])).tolist() == [False, False, True]
 
 
 def test_random_masks_are_exact_and_keyed() -> None:
