@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from harness.sparse.budgets import Distribution, Shapes, apportion, total_budget
-from harness.sparse.masks import MaskedWeight, WeightView
+from harness.sparse.masks import MaskedWeight, WeightView, counts
 from harness.sparse.method import Masks, SparseMethod, SparseOptions
 from harness.sparse.noise import keyed_uniform
 from harness.sparse.selection import top_k_mask
@@ -93,12 +93,10 @@ class DSR(SparseMethod):
     def new_masks(self, step: int) -> Masks:
         masks = {layer: self.tensors.mask(layer) for layer in self.shapes}
         kept = {layer: self.survivors(layer, mask) for layer, mask in masks.items()}
-        n_pruned = {layer: int(mask.sum()) - int(kept[layer].sum()) for layer, mask in masks.items()}
-        self.move_threshold(sum(n_pruned.values()))
-        shares = {layer: float(mask.sum()) for layer, mask in kept.items()}
-        n_grown = apportion(
-            sum(n_pruned.values()), shares, {layer: int((~mask).sum()) for layer, mask in masks.items()}
-        )
+        n_kept = counts(kept)
+        n_pruned = sum(counts(masks).values()) - sum(n_kept.values())
+        self.move_threshold(n_pruned)
+        n_grown = apportion(n_pruned, n_kept, counts({layer: ~mask for layer, mask in masks.items()}))
         return {layer: kept[layer] | self.grown(layer, step, n_grown[layer], ~masks[layer]) for layer in masks}
 
     def survivors(self, layer: str, mask: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from harness.errors import HarnessError
 from harness.sparse.budgets import Shapes, layer_budgets, total_budget
+from harness.sparse.masks import counts
 from harness.sparse.method import Masks, SparseMethod, SparseOptions, smallest_replaced
 from harness.sparse.pruning import top_k_over_layers
 from harness.sparse.schedules import CosineDrop
@@ -82,8 +83,10 @@ class GraNet(SparseMethod):
     def new_masks(self, step: int) -> Masks:
         weights = {layer: self.tensors.weight(layer).abs() for layer in self.shapes}
         pruned = top_k_over_layers(weights, self.total_at(step), {n: self.tensors.mask(n) for n in self.shapes})
-        return {layer: self.regrown(layer, step, mask) for layer, mask in pruned.items()}
+        n_active = counts(pruned)
+        return {layer: self.regrown(layer, step, mask, n_active[layer]) for layer, mask in pruned.items()}
 
-    def regrown(self, layer: str, step: int, mask: Tensor) -> Tensor:
-        n_dropped = math.ceil(self.drop.at(step) * int(mask.sum()))
-        return smallest_replaced(mask, self.tensors.weight(layer), self.tensors.gradient(layer).abs(), n_dropped)
+    def regrown(self, layer: str, step: int, mask: Tensor, n_active: int) -> Tensor:
+        n_kept = n_active - math.ceil(self.drop.at(step) * n_active)
+        score = self.tensors.gradient(layer).abs()
+        return smallest_replaced(mask, self.tensors.weight(layer), score, n_kept, n_active)

@@ -9,7 +9,7 @@ from torch import Tensor
 from harness.config.schema import RunConfig
 from harness.errors import HarnessError
 from harness.sparse.budgets import Distribution, Shapes, apportion, total_budget
-from harness.sparse.masks import HiddenWeight, WeightView
+from harness.sparse.masks import HiddenWeight, WeightView, counts
 from harness.sparse.method import Masks, SparseMethod, SparseOptions
 from harness.sparse.schedules import CosineDrop
 from harness.sparse.selection import top_k_mask
@@ -83,7 +83,7 @@ class SNFS(SparseMethod):
     def new_masks(self, step: int) -> Masks:
         masks = {layer: self.tensors.mask(layer) for layer in self.shapes}
         momentum = {layer: self.tensors.momentum(layer).abs() for layer in self.shapes}
-        n_active = {layer: int(mask.sum()) for layer, mask in masks.items()}
+        n_active = counts(masks)
         rate = self.drop.at(step)
         n_dropped = {layer: math.ceil(rate * n) for layer, n in n_active.items()}
         kept = {
@@ -98,6 +98,6 @@ class SNFS(SparseMethod):
         shares = {
             layer: float(momentum[layer][mask].double().mean()) if mask.any() else 0.0 for layer, mask in masks.items()
         }
-        free = {layer: int((~mask).sum()) for layer, mask in kept.items()}
+        free = counts({layer: ~mask for layer, mask in kept.items()})
         capacity = {layer: int(self.options.fullest * n) for layer, n in free.items()}
         return apportion(total, shares, capacity if sum(capacity.values()) >= total else free)

@@ -87,13 +87,12 @@ class EAST(RigL):
     def new_masks(self, step: int) -> Masks:
         if not self.in_cycles(step):
             return super().new_masks(step)
-        budgets = self.budgets_at(step)
-        return {layer: self.move(layer, budgets[layer]) for layer in self.shapes}
+        before, budgets = self.budgets_at(step - 1), self.budgets_at(step)
+        return {layer: self.move(layer, before[layer], budgets[layer]) for layer in self.shapes}
 
-    def move(self, layer: str, wanted: int) -> Tensor:
+    def move(self, layer: str, n_active: int, wanted: int) -> Tensor:
         """Grow by dense gradient, or shrink by magnitude among active weights, to `wanted`."""
         mask = self.tensors.mask(layer)
-        n_active = int(mask.sum())
         if wanted > n_active:
             return mask | top_k_mask(self.tensors.gradient(layer).abs(), wanted - n_active, among=~mask)
         return top_k_mask(self.tensors.weight(layer).abs(), wanted, among=mask)

@@ -38,7 +38,7 @@ def _between_sampled(values: NDArray[np.floating], k: int) -> np.floating | None
     for start in range(0, values.size, CHUNK):
         chunk = values[start : start + CHUNK]
         above, at_least = chunk > high, chunk >= low
-        n_above += np.count_nonzero(above)
+        n_above += int(np.count_nonzero(above))
         between.append(chunk[np.logical_xor(above, at_least, out=above)])
         if np.isnan(chunk.max()):
             return chunk.max()

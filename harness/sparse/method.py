@@ -314,11 +314,13 @@ class DropAndGrow(SparseMethod, ABC):
 
     def drop_and_grow(self, layer: str, step: int) -> Tensor:
         mask = self.tensors.mask(layer)
-        n_dropped = self.n_dropped(self.budgets_at(step)[layer], step)
-        return smallest_replaced(mask, self.tensors.weight(layer), self.grow_score(layer, step), n_dropped)
+        n_active = self.budgets_at(step)[layer]
+        n_kept = n_active - self.n_dropped(n_active, step)
+        return smallest_replaced(mask, self.tensors.weight(layer), self.grow_score(layer, step), n_kept, n_active)
 
 
-def smallest_replaced(mask: Tensor, weight: Tensor, score: Tensor, n: int) -> Tensor:
-    """The mask with its `n` smallest magnitudes dropped and the `n` best scores outside what is kept grown."""
-    kept = top_k_mask(weight.abs(), int(mask.sum()) - n, among=mask)
+def smallest_replaced(mask: Tensor, weight: Tensor, score: Tensor, n_kept: int, n_active: int) -> Tensor:
+    """A mask of `n_active` with its `n_kept` largest magnitudes, and the best scores outside those grown."""
+    n = n_active - n_kept
+    kept = top_k_mask(weight.abs(), n_kept, among=mask)
     return kept | top_k_mask(score, n, among=~kept)

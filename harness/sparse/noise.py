@@ -25,8 +25,9 @@ def seed_torch(device: torch.device, key: int) -> None:
 
 
 def keyed_uniform(like: torch.Tensor, *parts: str | int) -> torch.Tensor:
-    """Numbers between 0 and 1 in the shape and on the device of a tensor, the same on every device."""
-    return torch.rand(like.shape, generator=keyed_generator(*parts)).to(like.device)
+    """Numbers between 0 and 1 in the shape of a tensor, drawn on its device: others on a CPU than on a GPU."""
+    generator = torch.Generator(like.device).manual_seed(key_of(*parts))
+    return torch.rand(like.shape, generator=generator, device=like.device)
 
 
 def keyed_generator(*parts: str | int) -> torch.Generator:

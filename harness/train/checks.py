@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from harness.config import RunConfig, fingerprint
 from harness.errors import CheckFailed
-from harness.sparse.masks import Maskable, WeightView, digest, maskable_modules, stored_weight
+from harness.sparse.masks import Maskable, WeightView, counts, digest, maskable_modules, stored_weight
 from harness.sparse.method import Method
 from harness.train.engine import Engine
 from harness.train.ranks import Ranks
@@ -25,18 +25,19 @@ class LayerCount:
 
 def count_layers(model: nn.Module) -> list[LayerCount]:
     """Mask count and value count of every maskable layer's effective weight."""
-    out = []
+    shapes, masks, nonzeros, outside = {}, {}, {}, {}
     with torch.no_grad():
         for name, module in maskable_modules(model).items():
             theta, view = stored_weight(module)
             counted = theta if view is None else view.sparse_part(theta)
-            nonzero = counted != 0
-            mask = torch.ones_like(nonzero) if view is None else view.kept(theta)
-            if bool((nonzero & ~mask).any()):
-                raise CheckFailed(f"layer {name}: an effective weight outside the mask is not zero")
-            n_active, n_nonzero = torch.count_nonzero(mask), torch.count_nonzero(nonzero)
-            out.append(LayerCount(name, tuple(theta.shape), int(n_active), int(n_nonzero)))
-    return out
+            shapes[name], nonzeros[name] = tuple(theta.shape), counted != 0
+            masks[name] = torch.ones_like(nonzeros[name]) if view is None else view.kept(theta)
+            outside[name] = nonzeros[name] & ~masks[name]
+        n_active, n_nonzero, n_outside = counts(masks), counts(nonzeros), counts(outside)
+    for name, n in n_outside.items():
+        if n:
+            raise CheckFailed(f"layer {name}: an effective weight outside the mask is not zero")
+    return [LayerCount(name, shape, n_active[name], n_nonzero[name]) for name, shape in shapes.items()]
 
 
 def count_uncounted(model: nn.Module) -> dict[str, int]:
@@ -68,19 +69,24 @@ def check_nothing_hidden(engine: Engine, step: int) -> None:
     """
     if engine.config.optimizer.clip_norm > 0 and engine.config.optimizer.clip_rule == "dense":
         return
-    for name, (theta, view) in engine.layers.items():
-        if view.keeps_nothing_hidden and bool(((theta != 0) & ~view.kept(theta)).any()):
+    hidden = {
+        name: (theta != 0) & ~view.kept(theta)
+        for name, (theta, view) in engine.layers.items()
+        if view.keeps_nothing_hidden
+    }
+    for name, n in counts(hidden).items() if hidden else ():
+        if n:
             raise CheckFailed(f"step {step}, layer {name}: a stored weight outside the mask is not zero: it came back")
 
 
 def check_counts(model: nn.Module, method: Method, step: int) -> list[LayerCount]:
     """Every layer holds exactly its budget at `step`, or all together their total, or none more than its ceiling."""
     try:
-        counts = count_layers(model)
+        found = count_layers(model)
     except CheckFailed as error:
         raise CheckFailed(f"step {step}, {error}") from None
     budgets, total = method.budgets_at(step), method.total_at(step)
-    for layer in counts:
+    for layer in found:
         if budgets is not None and layer.n_active != budgets[layer.name]:
             raise CheckFailed(
                 f"step {step}, layer {layer.name}: {layer.n_active} active weights, its budget is {budgets[layer.name]}"
@@ -89,9 +95,9 @@ def check_counts(model: nn.Module, method: Method, step: int) -> list[LayerCount
             raise CheckFailed(
                 f"step {step}, layer {layer.name}: {layer.n_active} active weights, above {method.ceiling[layer.name]}"
             )
-    if total is not None and (found := sum(layer.n_active for layer in counts)) != total:
-        raise CheckFailed(f"step {step}: {found} active weights, the budget is {total}")
-    return counts
+    if total is not None and (n_active := sum(layer.n_active for layer in found)) != total:
+        raise CheckFailed(f"step {step}: {n_active} active weights, the budget is {total}")
+    return found
 
 
 def current_masks(engine: Engine) -> dict[str, Tensor]:
@@ -123,16 +129,16 @@ def check_masks(engine: Engine, method: Method, step: int) -> list[LayerCount]:
 
     What is wrong on one rank is raised on all, or the others would wait for it.
     """
-    counts, fault = [], ""
+    found, fault = [], ""
     try:
-        counts = check_counts(engine.model, method, step)
+        found = check_counts(engine.model, method, step)
         check_nothing_hidden(engine, step)
     except CheckFailed as error:
         if engine.ranks.world_size == 1:
             raise
         fault = str(error)
     if engine.ranks.world_size == 1:
-        return counts
+        return found
     mine = digest(current_masks(engine))
     told = list(fault.encode()[:FAULT_LENGTH].ljust(FAULT_LENGTH))
     gathered = engine.ranks.gather(torch.tensor([*mine.values(), *told], device=engine.device))
@@ -144,7 +150,7 @@ def check_masks(engine: Engine, method: Method, step: int) -> list[LayerCount]:
     if differing is not None:
         rank, layer = differing
         raise CheckFailed(f"step {step}, layer {layer}: the mask of rank {rank} differs from that of rank 0")
-    return counts
+    return found
 
 
 @torch.no_grad()

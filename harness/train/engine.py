@@ -150,6 +150,11 @@ class Engine(ABC):
     def drop_gradients(self) -> None:
         self._gradients = {}
 
+    def is_finite(self) -> bool:
+        """Whether all weights of masked layers, and gradients held of them, are finite."""
+        held = [*(self.weight(layer) for layer in self.layers), *self._gradients.values()]
+        return all(bool(torch.isfinite(tensor).all()) for tensor in held)
+
     def mask_gradients(self) -> None:
         """Turn dense gradients into masked ones, so that clipping and momentum see active weights only."""
         for parameter, view in self.layers.values():

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.data.batches import Batch
-from harness.errors import Diverged, Interrupted
+from harness.errors import CheckFailed, Diverged, Interrupted
 from harness.sparse.ledger import measure
 from harness.sparse.noise import key_of, seed_torch
 from harness.sparse.selection import ScoreNotANumber
@@ -190,8 +190,14 @@ def update_topology(job: Job, step: int) -> None:
         engine.set_mask(layer, mask)
     if job.method.resets_momentum(step):
         engine.reset_momentum()
+    try:
+        found = check_masks(engine, job.method, step)
+    except CheckFailed:
+        if engine.is_finite():
+            raise
+        raise ScoreNotANumber("a score is not a number") from None  # on a GPU, which then chose nothing
     engine.drop_gradients()
-    job.ledger.n_active = {c.name: c.n_active for c in check_masks(engine, job.method, step)}
+    job.ledger.n_active = {c.name: c.n_active for c in found}
 
 
 class Meter:
