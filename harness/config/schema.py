@@ -196,6 +196,10 @@ class EngineConfig(Section):
     workers: int = Field(1, ge=1)
     """Ranks; the batch is divided among them."""
 
+    compile: Literal["auto", "off", "on", "graphs"] = "auto"
+    """torch.compile, with CUDA graphs where it says so. 'auto': on a GPU with graphs, or without where several ranks or
+    micro-batches make a step; off on a CPU. Not part of a run's identity, as the device is not."""
+
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(0, ge=0)
     """CPU threads per rank; 0 leaves it to torch."""

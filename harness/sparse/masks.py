@@ -73,7 +73,8 @@ class MaskedWeight(WeightView):
     def __init__(self, mask: Tensor) -> None:
         super().__init__()
         self.register_buffer("mask", mask)
-        self.dense_gradient = False
+        self.dense_gradient: bool | Tensor = False
+        """Whether every position's gradient is passed on; a tensor where compiled code must not be compiled again."""
 
     def prepare(self, theta: Tensor) -> None:
         theta.mul_(self.mask)
@@ -90,10 +91,19 @@ class MaskedWeight(WeightView):
         stays = self.mask & new
         return stays, stays
 
+    def trained(self) -> Tensor | None:
+        """Positions that the gradient reaches under the rule 'masked'; None: all."""
+        return self.mask
+
     def forward(self, theta: Tensor) -> Tensor:
-        if self.dense_gradient and torch.is_grad_enabled():
-            return _StraightThrough.apply(theta, self.mask, None)
-        return masked(theta, self.mask)
+        reached = self.trained()
+        if isinstance(self.dense_gradient, Tensor):
+            reached = None if reached is None else reached | self.dense_gradient
+        elif self.dense_gradient:
+            reached = None
+        if reached is self.mask or not torch.is_grad_enabled():
+            return masked(theta, self.mask)
+        return _StraightThrough.apply(theta, self.mask, reached)
 
 
 class HiddenWeight(MaskedWeight):
@@ -115,11 +125,7 @@ class HiddenWeight(MaskedWeight):
         return None, None
 
     def trained(self) -> Tensor | None:
-        """Positions that the gradient reaches; None: all."""
         return None if self.trains_all else self.mask
-
-    def forward(self, theta: Tensor) -> Tensor:
-        return _StraightThrough.apply(theta, self.mask, None if self.dense_gradient else self.trained())
 
 
 Maskable = nn.Conv2d | nn.Linear

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.train.compiled import compiled
 from harness.train.engine import Engine
 from harness.train.optimizer import Readable, build_optimizer
 
@@ -22,10 +23,11 @@ class DeepSpeedEngine(Engine):
         # collectives of inference: a minute of compiling at the first start on a CPU, for what training never calls
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.sharded = self.config.engine.zero_stage > 0
+        self.network = compiled(self.model, self.model, self.config, self.device)
         self.optimizer: Readable = build_optimizer(self.model, self.config.optimizer)
         with redirect_stdout(sys.stderr):
             self.engine, *_ = deepspeed.initialize(
-                model=self.model, optimizer=self.optimizer, config=self._settings(), dist_init_required=False
+                model=self.network, optimizer=self.optimizer, config=self._settings(), dist_init_required=False
             )
         self.optimizer.prepare()
         if self.sharded:
@@ -51,7 +53,7 @@ class DeepSpeedEngine(Engine):
         if self.model.training:
             return self.engine(images)
         with self.autocast():
-            return self.model(images)
+            return self.network(images)
 
     def backward(self, loss_sum: Tensor, n_global: int, last: bool) -> None:
         accumulation = self.config.engine.accumulation

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from harness.config.schema import RunConfig
 from harness.sparse.masks import LearnedMask, MaskedWeight, WeightView, masked, viewed_layers
+from harness.train.compiled import compiled
 from harness.train.optimizer import Readable, build_optimizer
 from harness.train.ranks import Ranks
 
@@ -141,7 +142,10 @@ class Engine(ABC):
     def use_gradient_rule(self, dense: bool) -> None:
         for _, view in self.layers.values():
             if isinstance(view, MaskedWeight):
-                view.dense_gradient = dense
+                if isinstance(view.dense_gradient, Tensor):
+                    view.dense_gradient.fill_(dense)
+                else:
+                    view.dense_gradient = dense
 
     def hold_gradients(self) -> None:
         """Keep the averaged gradients past the step, for the topology update that follows it."""
@@ -191,12 +195,12 @@ class Engine(ABC):
 
     def state(self) -> dict[str, Tensor]:
         """Full copies on the CPU: the model's state_dict, and per trained parameter 'optimizer.<slot>.<name>'."""
-        out = {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
+        out = {name: _stored(tensor) for name, tensor in self.model.state_dict().items()}
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
-                out[name] = self.read(parameter).detach().cpu().clone()
+                out[name] = _stored(self.read(parameter))
                 for slot in self.optimizer.slots:
-                    out[f"{OPTIMIZER}{slot}.{name}"] = self.read_slot(parameter, slot).detach().cpu().clone()
+                    out[f"{OPTIMIZER}{slot}.{name}"] = _stored(self.read_slot(parameter, slot))
         out[f"{OPTIMIZER}steps"] = torch.tensor(self.optimizer.n_steps)
         return out
 
@@ -223,22 +227,34 @@ class Engine(ABC):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.engine.precision == "bf16")
 
 
+def _stored(tensor: Tensor) -> Tensor:
+    """A copy on the CPU, its numbers in the order of its shape whatever the layout on the device."""
+    return tensor.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
+
+
 class TorchEngine(Engine):
     def wrap(self) -> None:
+        if self.device.type == "cuda":
+            self.model.to(memory_format=torch.channels_last)
+            torch.backends.cudnn.benchmark = True  # shapes are fixed
         self.optimizer = build_optimizer(self.model, self.config.optimizer)
         self.optimizer.prepare()
         self._parameters = list(self.model.parameters())
-        self.wrapped: nn.Module = self.model
+        network: nn.Module = self.model
+        self._averaging: DistributedDataParallel | None = None
         if self.ranks.world_size > 1:
             ids = [self.device] if self.device.type == "cuda" else None
             # buffers are masks, which are checked and must not be overwritten, and statistics, averaged when read
-            self.wrapped = DistributedDataParallel(self.model, device_ids=ids, broadcast_buffers=False)
+            network = self._averaging = DistributedDataParallel(self.model, device_ids=ids, broadcast_buffers=False)
+        self.network = compiled(network, self.model, self.config, self.device)
 
     def forward(self, images: Tensor, last: bool = True) -> Tensor:
-        if isinstance(self.wrapped, DistributedDataParallel):
-            self.wrapped.require_backward_grad_sync = last
+        if self._averaging is not None:
+            self._averaging.require_backward_grad_sync = last
+        if self.device.type == "cuda":
+            images = images.contiguous(memory_format=torch.channels_last)
         with self.autocast():
-            return self.wrapped(images)
+            return self.network(images)
 
     def backward(self, loss_sum: Tensor, n_global: int, last: bool) -> None:
         (loss_sum * (self.ranks.world_size / n_global)).backward()

@@ -17,6 +17,7 @@ from harness.config.schema import ModelConfig
 from harness.models.resnet import BasicBlock, ResNet
 from harness.models.shape import InputShape
 from harness.sparse.masks import digest
+from harness.train import compiled
 from harness.train.checks import check_masks, check_weights, current_masks
 from harness.train.job import build_job
 from harness.train.loop import adapt, take_step
@@ -133,6 +134,9 @@ COMPARISONS = {
     "methods": Comparison(METHODS, {"name": "one_stage", "width": 16, "norm": "none"}, 0.05, 16),
     "bf16": Comparison(SHORT, {"name": "one_stage", "width": 8, "norm": "none"}, 0.05, 8),
     "arms": Comparison(ARMS, {"name": "two_stages", "width": 8}, 0.1, 200),
+    "compiled": Comparison(
+        {m: METHODS[m] for m in ("rigl", "east", "dst")}, {"name": "one_stage", "width": 16, "norm": "none"}, 0.05, 16
+    ),
     # four steps, as the fifth batch does not divide by four
     "quarters": Comparison(SHORT, {"name": "one_stage", "width": 16, "norm": "none"}, 0.05, 4),
     # one rank alone scores the network of snip, grasp and prospr
@@ -204,6 +208,7 @@ def run(comparison: Comparison, method: str, engine: dict[str, Any]) -> dict[str
 def main() -> None:
     comparison, engine, path = COMPARISONS[sys.argv[1]], json.loads(sys.argv[2]), Path(sys.argv[3])
     torch.set_num_threads(1)
+    compiled.COMPILER = "aot_eager"  # where an engine compiles: traced as ever, but no code is generated
     facts = {method: run(comparison, method, engine) for method in comparison.methods}
     if int(os.environ.get("RANK", "0")) == 0:
         path.write_text(json.dumps(facts))

@@ -25,8 +25,14 @@ ENGINES: dict[str, tuple[dict[str, Any], int]] = {
     "bf16, ddp on 2": ({"precision": "bf16", "workers": 2}, 2),
     "bf16, the same again": ({"precision": "bf16", "workers": 2}, 2),
 }
+COMPILED = {
+    "compiled": ({"compile": "on", "accumulation": 2}, 1),
+    "compiled, ddp on 2": ({"compile": "on", "workers": 2}, 2),
+    "compiled, deepspeed stage 1 on 2": ({"compile": "on", "name": "deepspeed", "zero_stage": 1, "workers": 2}, 2),
+}
+ENGINES |= COMPILED
 BF16 = [name for name in ENGINES if name.startswith("bf16")]
-ALL_METHODS = [name for name in ENGINES if name != "ddp on 4" and name not in BF16]
+ALL_METHODS = [name for name in ENGINES if name not in ("ddp on 4", *BF16, *COMPILED)]
 HALVES = "torch, accumulation 2"  # one process, and the same two parts of each batch that two ranks have
 
 Facts = dict[str, dict[str, Any]]
@@ -129,6 +135,17 @@ def test_quarters_equal_the_whole_batch(quarters: dict[str, Facts], method: str)
     assert found["last_masks"] == expected["last_masks"]
     assert found["losses"] == pytest.approx(expected["losses"], rel=1e-6, abs=1e-5)
     assert found["norms"] == pytest.approx(expected["norms"], rel=1e-4, abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def in_programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Facts]:
+    return train_on_all("compiled", (HALVES, *COMPILED), tmp_path_factory.mktemp("compiled"))
+
+
+@pytest.mark.parametrize("engine", COMPILED)
+@pytest.mark.parametrize("method", COMPARISONS["compiled"].methods)
+def test_compiled_is_the_same_on_every_engine(in_programs: dict[str, Facts], method: str, engine: str) -> None:
+    assert in_programs[engine][method] == in_programs[HALVES][method]
 
 
 @pytest.fixture(scope="module")
