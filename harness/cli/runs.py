@@ -50,6 +50,7 @@ def train(
     workers: Workers = None,
     engine: EngineName = None,
     zero_stage: ZeroStage = None,
+    profile: Annotated[bool, typer.Option("--profile", help="Time the parts of fifty steps, and trace five.")] = False,
     address: Address = "local",
     as_json: Json = False,
 ) -> None:
@@ -65,17 +66,21 @@ def train(
     root = make_writable(out_root(out))
     export_data_root(data_root)
     console = console_for(as_json)
+    if profile and cell.config.engine.workers > 1:
+        raise HarnessError("--profile looks at one process: leave out --workers")
     if cell.config.engine.workers > 1:
         results = _bench([cell], root, address, console)
     else:
-        results = [_train_here(cell, root, console)]
+        results = [_train_here(cell, root, console, profile)]
     _show([cell], results, root, console, as_json, stem=None)
 
 
-def _train_here(cell: Cell, out: Path, console: Console) -> dict[str, Any]:
+def _train_here(cell: Cell, out: Path, console: Console, profile: bool = False) -> dict[str, Any]:
     """One run in this process, its record mirrored to the tracking server."""
+    from harness.cli.profiles import show_profile
     from harness.track.record import read_result
     from harness.train.loop import StopRequest
+    from harness.train.profile import Profile
     from harness.train.run import execute
     from harness.tune.progress import duration
 
@@ -84,9 +89,10 @@ def _train_here(cell: Cell, out: Path, console: Console) -> dict[str, Any]:
     mirror = mirror_for(cell, out, [out / cell.run_id])
     stop = StopRequest()
     result: dict[str, Any] = {}
+    parts = Profile(lambda found: show_profile(found, out / cell.run_id, console)) if profile else None
     try:
         with stop.listening():
-            for event in execute(cell.config, cell.seed, out, stop):
+            for event in execute(cell.config, cell.seed, out, stop, parts=parts):
                 if "status" in event:
                     result = event
                     break

@@ -34,8 +34,8 @@ ARTIFACTS = (CONFIG, RESULT, RECORD, "masks.safetensors")
 NOT_METRICS = {"event", "time", "step", "total_steps"}
 FINAL_METRICS = (
     "test_accuracy_last", "test_accuracy_best", "val_accuracy_best", "n_weights", "n_active", "n_nonzero",
-    "train_seconds", "images_per_second", "n_skipped_images", "inference_macs", "train_flops", "used_connections",
-    "live_fraction", "n_empty_layers", "n_norm_parameters", "n_sigma", "n_other_parameters",
+    "train_seconds", "images_per_second", "loading_percent", "n_skipped_images", "inference_macs", "train_flops",
+    "used_connections", "live_fraction", "n_empty_layers", "n_norm_parameters", "n_sigma", "n_other_parameters",
 )  # fmt: skip
 BATCH = 1000
 

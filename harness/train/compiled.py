@@ -7,8 +7,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import BackendCompilerFailed
 
 from harness.config.schema import RunConfig
+from harness.errors import HarnessError
 from harness.sparse.masks import MaskedWeight, viewed_layers
 
 COMPILER: str | Callable[..., Any] = "inductor"
@@ -46,7 +48,14 @@ class Compiled(nn.Module):
                 return self.network(images)
         if self.graphs:
             torch.compiler.cudagraph_mark_step_begin()
-        return self.program(images)
+        try:
+            return self.program(images)
+        except BackendCompilerFailed as error:
+            cause = error.inner_exception
+            reason = (str(cause).strip() or type(cause).__name__).splitlines()[0][:200]
+            raise HarnessError(
+                f"torch.compile failed ({reason}): it needs a C compiler; --set engine.compile=off trains without it"
+            ) from error
 
     def _share_gradient_rule(self) -> None:
         """As a tensor, one program serves both rules."""

@@ -26,6 +26,7 @@ from harness.train.average import WeightAverage
 from harness.train.checks import check_same_run
 from harness.train.engine import Engine, TorchEngine
 from harness.train.optimizer import build_rate
+from harness.train.profile import Parts
 from harness.train.ranks import Ranks, join
 from harness.train.scoring import choose_masks
 
@@ -44,6 +45,9 @@ class Job:
     average: WeightAverage | None
     record: Record | None
     """Rank 0 writes the record."""
+
+    parts: Parts = field(default_factory=Parts)
+    """Told where in a step the run is."""
 
     saved: dict[str, Tensor] = field(default_factory=dict)
     """The engine's state at an earlier step, for methods that return to it."""

@@ -37,6 +37,9 @@ class Progress:
     best_step: int = 0
     test_at_best: float = 0.0
     train_seconds: float = 0.0
+    loading_seconds: float = 0.0
+    """Of those, in which training waited for its loader."""
+
     window_loss: float = 0.0
     """Sum of losses since the last evaluation, over all ranks; with `window_images`, where the next report starts."""
 
@@ -94,8 +97,9 @@ def train(job: Job, progress: Progress, stop: StopRequest) -> Iterator[dict[str,
     saved_at = time.monotonic()
     while progress.step < clock.total_steps:
         first_batch = progress.step % clock.steps_per_epoch
-        for batch in job.loader.train(clock.epoch(progress.step), first_batch):
-            adapt(job, progress.step)
+        for batch in meter.waited(job, job.loader.train(clock.epoch(progress.step), first_batch)):
+            with job.parts("method"):
+                adapt(job, progress.step)
             try:
                 loss = take_step(job, progress.step + 1, batch)
             except ScoreNotANumber:
@@ -103,6 +107,7 @@ def train(job: Job, progress: Progress, stop: StopRequest) -> Iterator[dict[str,
                 raise diverged("a weight or gradient", progress.step + 1, progress) from None
             progress.step += 1
             meter.add(loss, batch.n_global, progress.step)
+            job.parts.stepped(job)
             finished = progress.step == clock.total_steps
             if progress.step % every == 0 or finished:
                 meter.check(job, progress)
@@ -145,40 +150,46 @@ def start_round(job: Job, step: int) -> None:
 
 def take_step(job: Job, step: int, batch: Batch) -> Tensor:
     """One optimizer step, and the topology update due after it. Returns this rank's sum of losses, not synchronised."""
-    engine, method, optimizer = job.engine, job.method, job.config.optimizer
+    engine, method, optimizer, parts = job.engine, job.method, job.config.optimizer, job.parts
     seed_torch(engine.device, key_of(job.seed, "step", step, engine.ranks.rank))  # nothing to restore
     clips_dense = optimizer.clip_norm > 0 and optimizer.clip_rule == "dense"
     needs_gradient = method.needs_gradient(step)
-    method.before_step(step)
-    engine.use_gradient_rule(dense=clips_dense or needs_gradient)
+    with parts("method"):
+        method.before_step(step)
+        engine.use_gradient_rule(dense=clips_dense or needs_gradient)
     loss_sum = torch.zeros((), device=engine.device)
     size = len(batch.labels) // job.config.engine.accumulation
     for start in range(0, len(batch.labels), size):
         part = slice(start, start + size)
         last = start + size == len(batch.labels)
-        logits = engine.forward(batch.images[part], last).float()
-        losses = F.cross_entropy(
-            logits, batch.labels[part], reduction="none", label_smoothing=optimizer.label_smoothing
-        )
-        part_sum = (losses * batch.weight[part]).sum()
-        loss_sum += part_sum.detach()
-        if (extra := method.extra_loss()) is not None:  # each part adds its share, in the unit of a sum over images
-            n_parts = engine.ranks.world_size * job.config.engine.accumulation
-            part_sum = part_sum + extra * (batch.n_global / n_parts)
-        engine.backward(part_sum, batch.n_global, last)
-    if needs_gradient:
-        engine.hold_gradients()
-        if not clips_dense:
-            engine.mask_gradients()
-    trained = job.ledger.sizes if clips_dense or needs_gradient else method.trained_at(step)
-    job.ledger.add(batch.n_global, trained, engine.counted())
-    engine.step(job.rate.at(method.schedule_step(step - 1)), skip=method.replaces_step(step))
-    if method.saves_at(step):
-        job.saved = engine.state()
-    if method.update_due(step):
-        update_topology(job, step)
-    if job.average is not None:
-        job.average.update()
+        with parts("forward"):
+            logits = engine.forward(batch.images[part], last).float()
+            losses = F.cross_entropy(
+                logits, batch.labels[part], reduction="none", label_smoothing=optimizer.label_smoothing
+            )
+            part_sum = (losses * batch.weight[part]).sum()
+            loss_sum += part_sum.detach()
+            if (extra := method.extra_loss()) is not None:  # each part adds its share, in the unit of a sum over images
+                n_parts = engine.ranks.world_size * job.config.engine.accumulation
+                part_sum = part_sum + extra * (batch.n_global / n_parts)
+        with parts("backward"):
+            engine.backward(part_sum, batch.n_global, last)
+    with parts("method"):
+        if needs_gradient:
+            engine.hold_gradients()
+            if not clips_dense:
+                engine.mask_gradients()
+        trained = job.ledger.sizes if clips_dense or needs_gradient else method.trained_at(step)
+        job.ledger.add(batch.n_global, trained, engine.counted())
+    with parts("optimizer"):
+        engine.step(job.rate.at(method.schedule_step(step - 1)), skip=method.replaces_step(step))
+    with parts("method"):
+        if method.saves_at(step):
+            job.saved = engine.state()
+        if method.update_due(step):
+            update_topology(job, step)
+        if job.average is not None:
+            job.average.update()
     return loss_sum
 
 
@@ -211,12 +222,24 @@ class Meter:
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self.bad_step = torch.full((), NEVER, dtype=torch.int64, device=self.device)
         self.n_images = 0
+        self.waited_s = 0.0
         self.started = time.monotonic()
 
     def resume(self, progress: Progress, rank: int) -> None:
         """Start from the window that a checkpoint was taken in; rank 0 holds what all ranks had."""
         self.n_images = progress.window_images
         self.loss_sum += progress.window_loss if rank == 0 else 0.0
+
+    def waited(self, job: Job, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches of an epoch; what it takes to get each is added up."""
+        while True:
+            began = time.perf_counter()
+            with job.parts("load"):
+                batch = next(batches, None)
+            self.waited_s += time.perf_counter() - began
+            if batch is None:
+                return
+            yield batch
 
     def add(self, loss: Tensor, n_images: int, step: int) -> None:
         self.loss_sum += loss
@@ -227,6 +250,7 @@ class Meter:
         """Account the time; raise Diverged at a loss that was not finite, with its step and the last good numbers."""
         bad_step = int(job.engine.ranks.min(self.bad_step))
         progress.train_seconds += time.monotonic() - self.started
+        progress.loading_seconds += self.waited_s
         if bad_step < NEVER:
             raise diverged("the loss", bad_step, progress)
 
@@ -267,8 +291,12 @@ def report(job: Job, progress: Progress, meter: Meter) -> dict[str, Any]:
         **job.method.gauges(step),
     }
     progress.last = event
-    timing = {"images_per_second": round(meter.n_images / seconds, 1), "seconds": round(progress.train_seconds, 3)}
-    line = job.record.append("evaluation", **event, **timing) if job.record else {**event, **timing}
+    timing = {
+        "images_per_second": round(meter.n_images / seconds, 1), "seconds": round(progress.train_seconds, 3),
+        "loading_percent": round(100 * meter.waited_s / seconds, 2),
+    }  # fmt: skip
+    with job.parts("tracking"):
+        line = job.record.append("evaluation", **event, **timing) if job.record else {**event, **timing}
     meter.reset()
     return line
 

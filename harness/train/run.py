@@ -34,9 +34,11 @@ from harness.track.record import (
 )
 from harness.train.checkpoint import drop_checkpoints, load_checkpoint, save_tensors
 from harness.train.checks import check_masks, count_layers, count_uncounted, current_masks
+from harness.train.compiled import kind_of
 from harness.train.engine import OPTIMIZER
 from harness.train.job import Job, build_job, build_network
 from harness.train.loop import SAVED, Progress, StopRequest, final_score, train
+from harness.train.profile import Parts
 
 LOCK = ".lock"
 MASKS, WEIGHTS = "masks.safetensors", "weights.safetensors"
@@ -44,12 +46,17 @@ PACKAGES = ("sparsity-harness", "torch", "torchvision", "numpy", "deepspeed", "r
 
 
 def execute(
-    config: RunConfig, seed: int, out: Path, stop: StopRequest | None = None, patience_s: float = 0.0
+    config: RunConfig,
+    seed: int,
+    out: Path,
+    stop: StopRequest | None = None,
+    patience_s: float = 0.0,
+    parts: Parts | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Run or continue one run; yields its evaluations, and its result last.
 
     A finished run yields its result at once. A failed one is run again. Files: out/<run id>/. patience_s: how long to
-    wait for another process that is training it, e.g. one that is just being ended.
+    wait for another process that is training it, e.g. one that is just being ended. parts: told where in a step it is.
     """
     identity = run_id(config, seed)
     run_dir = out / identity
@@ -66,6 +73,7 @@ def execute(
         found = load_checkpoint(run_dir)
         progress = Progress(**found.facts["progress"]) if found else Progress()
         job = build_job(config, seed, run_dir, progress.step)
+        job.parts = parts or job.parts
         if job.record is not None:
             start_files(job, found.facts["record_bytes"] if found else 0, progress.step)
             if found and found.damaged:
@@ -153,6 +161,7 @@ def describe(job: Job) -> dict[str, Any]:
         "engine": config.engine.name + (f"-zero{config.engine.zero_stage}" if config.engine.zero_stage else ""),
         "workers": engine.ranks.world_size,
         "precision": config.engine.precision,
+        "compile": kind_of(config, engine.device),
         "remarks": job.method.remarks(config),
         "versions": versions(),
         "git_commit": git_commit(),
@@ -204,6 +213,7 @@ def finish(job: Job, progress: Progress) -> dict[str, Any]:
         "val_accuracy_best": progress.best_validation if progress.best_step else None,
         "train_loss_last": last["train_loss"],
         "train_seconds": round(progress.train_seconds, 3),
+        "loading_percent": round(100 * progress.loading_seconds / max(progress.train_seconds, 1e-9), 2),
         "images_per_second": round(progress.step * job.config.data.batch_size / max(progress.train_seconds, 1e-9), 1),
         **job.method.outcome(),
         "layers": [{**asdict(layer), "shape": list(layer.shape)} for layer in counts],

@@ -34,7 +34,7 @@ schedule: {epochs: 8}
 evaluation: {every_epochs: 0.5, checkpoint_seconds: 0}
 engine: {device: cpu, threads: 1}
 """
-TIMING = {"time", "seconds", "train_seconds", "images_per_second"}
+TIMING = {"time", "seconds", "train_seconds", "images_per_second", "loading_percent"}
 
 
 def command(recipe: Path, out: Path) -> list[str]:

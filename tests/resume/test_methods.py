@@ -13,7 +13,7 @@ from harness.errors import Interrupted
 from harness.train.run import execute
 from tests.resume.test_stop import StopAfter, events
 
-TIMING = {"train_seconds", "images_per_second"}
+TIMING = {"train_seconds", "images_per_second", "loading_percent"}
 METHODS: dict[str, dict[str, Any]] = {
     "dst, with resets": {"name": "dst", "alpha": 0.05},
     "str": {"name": "str", "s_init": -4.0},

@@ -20,7 +20,7 @@ PLAIN: dict[str, Any] = {
     "schedule": {"epochs": 6},
     "engine": {"device": "cpu"},
 }
-TIMING = {"time", "seconds", "images_per_second"}
+TIMING = {"time", "seconds", "images_per_second", "loading_percent"}
 
 
 class StopAfter(StopRequest):
