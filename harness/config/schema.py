@@ -88,8 +88,12 @@ class DataConfig(Section):
     loader: Literal["auto", "resident", "dali", "torchvision"] = "auto"
     """How the images are fed: same order, crops and flips whichever. Not part of a run's identity."""
 
-    threads: int = Field(2, ge=1, le=256)
-    """Decoding threads per rank. Not part of a run's identity."""
+    threads: int = Field(0, ge=0, le=256)
+    """Decoding threads per rank; 0: this node's cores over its GPUs, or over the ranks here if they are more. Not part
+    of a run's identity. `harness doctor --tune-loader` measures."""
+
+    prefetch: int = Field(2, ge=1, le=64)
+    """Batches of an image folder decoded before they are asked for. Not part of a run's identity."""
 
     n_images: int = Field(2048, ge=1)
     """Synthetic data: number of training images."""

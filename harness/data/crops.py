@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 import torch
@@ -38,6 +40,27 @@ class BatchPlan:
     n_global: int
 
 
+class Plans(Sequence[BatchPlan]):
+    """The batches of a pass, each planned when it is asked for: an epoch of ImageNet starts at once."""
+
+    def __init__(self, n: int, plan: Callable[[int], BatchPlan]) -> None:
+        self.n, self.plan = n, plan
+
+    def __len__(self) -> int:
+        return self.n
+
+    @overload
+    def __getitem__(self, number: int) -> BatchPlan: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[BatchPlan]: ...
+    def __getitem__(self, number: int | slice) -> BatchPlan | list[BatchPlan]:
+        if isinstance(number, slice):
+            return [self.plan(i) for i in range(*number.indices(self.n))]
+        if not 0 <= number < self.n:
+            raise IndexError(number)
+        return self.plan(number)
+
+
 def random_window(
     height: int, width: int, uniform: np.ndarray, scale: tuple[float, float]
 ) -> tuple[int, int, int, int]:
@@ -63,13 +86,13 @@ def central_window(height: int, width: int) -> tuple[int, int, int, int]:
 
 def train_plan(
     files: list[ImageFile], config: DataConfig, seed: int, epoch: int, share: Share, first_batch: int
-) -> list[BatchPlan]:
+) -> Plans:
     """This rank's views of an epoch, from batch `first_batch` on."""
-    order = epoch_order(len(files), seed, epoch)
-    plans = []
-    for number, (start, end) in enumerate(batch_bounds(len(files), config.batch_size)):
-        if number < first_batch:
-            continue
+    order, bounds = epoch_order(len(files), seed, epoch), batch_bounds(len(files), config.batch_size)
+
+    def plan(after_first: int) -> BatchPlan:
+        number = first_batch + after_first
+        start, end = bounds[number]
         # keyed by the global batch and drawn for all of it: the number of ranks changes nothing
         uniform = np.random.default_rng(key_of(seed, "crop", epoch, number)).random((end - start, TRIES * 4 + 1))
         where, weight = share_of(torch.arange(start, end), share)
@@ -78,16 +101,20 @@ def train_plan(
             file, draw = files[int(order[position])], uniform[position - start]
             window = random_window(file.height, file.width, draw[:-1].reshape(TRIES, 4), config.crop_scale)
             views.append(View(file, *window, mirrored=config.flip and bool(draw[-1] < 0.5)))
-        plans.append(BatchPlan(views, weight, end - start))
-    return plans
+        return BatchPlan(views, weight, end - start)
+
+    return Plans(max(0, len(bounds) - first_batch), plan)
 
 
-def evaluation_plan(files: list[ImageFile], batch_size: int, share: Share) -> list[BatchPlan]:
-    plans = []
-    for start, end in batch_bounds(len(files), batch_size):
+def evaluation_plan(files: list[ImageFile], batch_size: int, share: Share) -> Plans:
+    bounds = batch_bounds(len(files), batch_size)
+
+    def plan(number: int) -> BatchPlan:
+        start, end = bounds[number]
         where, weight = share_of(torch.arange(start, end), share)
         views = [
             View(files[i], *central_window(files[i].height, files[i].width), mirrored=False) for i in where.tolist()
         ]
-        plans.append(BatchPlan(views, weight, end - start))
-    return plans
+        return BatchPlan(views, weight, end - start)
+
+    return Plans(len(bounds), plan)

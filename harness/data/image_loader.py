@@ -10,7 +10,7 @@ from torch import Tensor
 
 from harness.config.schema import DataConfig
 from harness.data.batches import Batch, Share, Split
-from harness.data.crops import BatchPlan, evaluation_plan, train_plan
+from harness.data.crops import BatchPlan, Plans, evaluation_plan, train_plan
 from harness.data.folder import FolderIndex
 from harness.errors import HarnessError
 from harness.models.shape import InputShape
@@ -22,8 +22,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Decoder(Protocol):
     """Turns planned views into pixels, in order, ahead of time."""
 
-    def decode(self, plans: list[BatchPlan]) -> Iterator[Tensor]:
-        """Yields uint8 [batch, 3, size, size] per plan."""
+    def decode(self, plans: Plans) -> Iterator[tuple[BatchPlan, Tensor]]:
+        """Yields each plan with its pixels, uint8 [batch, 3, size, size]."""
         ...
 
 
@@ -53,11 +53,17 @@ class ImageLoader:
     def evaluate(self, split: Split) -> Iterator[Batch]:
         return self._feed(evaluation_plan(self.index.splits[split], self.eval_batch, self.share))
 
-    def _feed(self, plans: list[BatchPlan]) -> Iterator[Batch]:
-        for plan, pixels in zip(plans, self.decoder.decode(plans), strict=True):
-            images = (pixels.to(self.device, non_blocking=True).float() - self.mean) / self.std
-            labels = torch.tensor([view.file.label for view in plan.views], device=self.device)
-            yield Batch(images, labels, plan.weight.to(self.device), plan.n_global)
+    def _feed(self, plans: Plans) -> Iterator[Batch]:
+        for plan, pixels in self.decoder.decode(plans):
+            images = (self._moved(pixels).float() - self.mean) / self.std
+            labels = torch.tensor([view.file.label for view in plan.views])
+            yield Batch(images, self._moved(labels), self._moved(plan.weight), plan.n_global)
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        """On the device; from pinned memory, so that nothing waits for the copy."""
+        if self.device.type == "cuda" and tensor.device.type == "cpu":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
 
 
 def image_size(config: DataConfig) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,24 +11,27 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as V
 
-from harness.data.crops import BatchPlan, View
+from harness.data.crops import BatchPlan, Plans, View
 from harness.data.image_loader import undecodable
 
 
 class TorchvisionDecoder:
-    def __init__(self, size: int, threads: int) -> None:
-        self.size, self.threads = size, threads
+    def __init__(self, size: int, threads: int, ahead: int) -> None:
+        self.size, self.threads, self.ahead = size, threads, ahead
 
-    def decode(self, plans: list[BatchPlan]) -> Iterator[Tensor]:
+    def decode(self, plans: Plans) -> Iterator[tuple[BatchPlan, Tensor]]:
         with ThreadPoolExecutor(self.threads) as pool:
-            ahead = [pool.map(self._view, plan.views) for plan in plans[:1]]
-            for number, plan in enumerate(plans):
-                if number + 1 < len(plans):
-                    ahead.append(pool.map(self._view, plans[number + 1].views))
-                try:
-                    yield torch.stack(list(ahead.pop(0)))
-                except OSError as error:
-                    raise undecodable([plan], error) from None
+            started: deque[tuple[BatchPlan, Iterator[Tensor]]] = deque()
+            for number in range(len(plans) + self.ahead):
+                if number < len(plans):
+                    plan = plans[number]
+                    started.append((plan, pool.map(self._view, plan.views)))
+                if number >= self.ahead and started:
+                    plan, views = started.popleft()
+                    try:
+                        yield plan, torch.stack(list(views))
+                    except OSError as error:
+                        raise undecodable([plan], error) from None
 
     def _view(self, view: View) -> Tensor:
         with Image.open(view.file.path) as image:
