@@ -15,7 +15,8 @@ import torch
 from harness.config.schema import RunConfig
 from harness.data.batches import Split
 from harness.train.job import Job, build_job, clock_of
-from harness.train.loop import adapt, take_step
+from harness.train.loop import Meter, Progress, steps
+from harness.train.profile import wait_for
 
 WARM_UP = 3
 MOST_STEPS = 50
@@ -56,20 +57,17 @@ def measure_cost(config: RunConfig, seed: int, seconds: float = 1.5) -> Cost:
 
 
 def _step_times(job: Job, seconds: float) -> Iterator[float]:
-    step, until = 0, math.inf
-    while True:
-        for batch in job.loader.train(job.clock.epoch(step)):
-            began = time.perf_counter()
-            adapt(job, step)
-            step += 1
-            take_step(job, step, batch)
-            _wait(job)
-            if step == WARM_UP:
-                until = time.perf_counter() + seconds
-            if step > WARM_UP or step == job.clock.total_steps:
-                yield time.perf_counter() - began
-            if step in (WARM_UP + MOST_STEPS, job.clock.total_steps) or time.perf_counter() > until:
-                return
+    until, began = math.inf, time.perf_counter()
+    for step in steps(job, Progress(), Meter(job.engine.device)):
+        wait_for(job.engine.device)
+        now = time.perf_counter()
+        if step == WARM_UP:
+            until = now + seconds
+        if step > WARM_UP or step == job.clock.total_steps:
+            yield now - began
+        if step == WARM_UP + MOST_STEPS or now > until:
+            return
+        began = now
 
 
 @torch.no_grad()
@@ -79,12 +77,7 @@ def _image_time(job: Job, seconds: float) -> float:
     for batch in job.loader.evaluate("validation"):
         job.engine.forward(batch.images)
         n_images += len(batch.images)
-        _wait(job)
+        wait_for(job.engine.device)
         if time.perf_counter() > began + seconds:
             break
     return (time.perf_counter() - began) / n_images
-
-
-def _wait(job: Job) -> None:
-    if job.engine.device.type == "cuda":
-        torch.cuda.synchronize(job.engine.device)

@@ -95,6 +95,24 @@ def train(job: Job, progress: Progress, stop: StopRequest) -> Iterator[dict[str,
     meter = Meter(job.engine.device)
     meter.resume(progress, job.engine.ranks.rank)
     saved_at = time.monotonic()
+    for step in steps(job, progress, meter):
+        finished = step == clock.total_steps
+        if step % every == 0 or finished:
+            meter.check(job, progress)
+            yield report(job, progress, meter)
+            due = time.monotonic() - saved_at >= job.config.evaluation.checkpoint_seconds
+            if any_rank(job, due) and not finished:
+                save(job, progress, meter)
+                saved_at = time.monotonic()
+        if asked_to_stop(job, stop, step) and not finished:
+            meter.check(job, progress)
+            save(job, progress, meter)
+            raise Interrupted(f"stopped at step {step} of {clock.total_steps}, saved: the same command continues it")
+
+
+def steps(job: Job, progress: Progress, meter: Meter) -> Iterator[int]:
+    """Take optimizer steps from where `progress` stands to the end; yields the number of each when it is done."""
+    clock = job.clock
     while progress.step < clock.total_steps:
         first_batch = progress.step % clock.steps_per_epoch
         for batch in meter.waited(job, job.loader.train(clock.epoch(progress.step), first_batch)):
@@ -108,22 +126,9 @@ def train(job: Job, progress: Progress, stop: StopRequest) -> Iterator[dict[str,
             progress.step += 1
             meter.add(loss, batch.n_global, progress.step)
             job.parts.stepped(job)
-            finished = progress.step == clock.total_steps
-            if progress.step % every == 0 or finished:
-                meter.check(job, progress)
-                yield report(job, progress, meter)
-                due = time.monotonic() - saved_at >= job.config.evaluation.checkpoint_seconds
-                if any_rank(job, due) and not finished:
-                    save(job, progress, meter)
-                    saved_at = time.monotonic()
-            if asked_to_stop(job, stop, progress.step) and not finished:
-                meter.check(job, progress)
-                save(job, progress, meter)
-                raise Interrupted(
-                    f"stopped at step {progress.step} of {clock.total_steps}, saved: the same command continues it"
-                )
-            if finished:
-                break
+            yield progress.step
+            if progress.step == clock.total_steps:
+                return
 
 
 def adapt(job: Job, step: int) -> None:
