@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt
 OUT ?= runs
 
-.PHONY: setup demo test check clean
+.PHONY: setup demo test check bench clean
 
 setup: $(VENV)/.ready
 
@@ -32,6 +32,10 @@ check: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+# Every comparison that needs no GPU, a quarter of an hour on an idle machine; `$(BIN)/python -m benchmarks gpu` is the rest.
+bench: setup
+	@$(BIN)/python -m benchmarks all --json $(OUT)/benchmarks
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -295,7 +295,9 @@ class BackgroundMirror:
 
     def _follow(self) -> None:
         while not self._stop.wait(self.BACKOFF_S if self.failure else self.PERIOD_S):
-            self._pass()
+            # importing MLflow takes seconds, which a run that is not on its way yet needs for itself
+            if any((run_dir / RECORD).exists() for run_dir in list(self.run_dirs)):
+                self._pass()
 
     def _pass(self) -> bool:
         try:

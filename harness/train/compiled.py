@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import BackendCompilerFailed
 
 from harness.config.schema import RunConfig
 from harness.errors import HarnessError
@@ -50,8 +49,10 @@ class Compiled(nn.Module):
             torch.compiler.cudagraph_mark_step_begin()
         try:
             return self.program(images)
-        except BackendCompilerFailed as error:
-            cause = error.inner_exception
+        except RuntimeError as error:
+            cause = getattr(error, "inner_exception", None)  # of BackendCompilerFailed, which is slow to import
+            if cause is None:
+                raise
             reason = (str(cause).strip() or type(cause).__name__).splitlines()[0][:200]
             raise HarnessError(
                 f"torch.compile failed ({reason}): it needs a C compiler; --set engine.compile=off trains without it"

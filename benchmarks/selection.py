@@ -1,0 +1,46 @@
+"""Exact selection of the k largest beside torch's own, on one thread of a CPU, or on a GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from benchmarks.contenders import device
+from benchmarks.figures import Figure, ratios, show, take_turns
+from harness.sparse.selection import top_k_mask
+from harness.train.profile import wait_for
+
+
+def run(smoke: bool) -> dict[str, Any]:
+    n, rounds, where = 200_000 if smoke else 25_000_000, 2 if smoke else 5, device()
+    scores = torch.randn(n, generator=torch.Generator().manual_seed(0)).abs().to(where)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    figures = []
+    for density in (0.01, 0.1, 0.5):
+        k = int(density * n)
+
+        def own(k: int = k) -> None:
+            top_k_mask(scores, k)
+            wait_for(where)
+
+        def topk(k: int = k) -> None:
+            mask = torch.zeros_like(scores, dtype=torch.bool)
+            mask[torch.topk(scores, k, sorted=False).indices] = True
+            wait_for(where)
+
+        def sort(k: int = k) -> None:
+            mask = torch.zeros_like(scores, dtype=torch.bool)
+            mask[torch.sort(scores, descending=True, stable=True).indices[:k]] = True
+            wait_for(where)
+
+        taken = take_turns({"own": own, "topk": topk, "sort": sort}, rounds)
+        note = f"{1000 * min(taken['own']):.0f} ms for {n:,} scores, mask included"
+        share = f"{100 * density:g} % kept"
+        figures.append(Figure(f"selection over torch.topk, {share}", ratios(taken["own"], taken["topk"]), 0.15, 0.06,
+                              note=note))  # fmt: skip
+        figures.append(Figure(f"selection over torch.sort, {share}", ratios(taken["own"], taken["sort"]), 0.02, 0.01))
+    torch.set_num_threads(threads)
+    show(f"selection on {where.type}", figures)
+    return {"figures": [figure.plain() for figure in figures]}
