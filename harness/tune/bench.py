@@ -13,7 +13,13 @@ from harness.track.record import read_result
 from harness.tune.cluster import LeaveRequest, check_fits, connected, uses_gpu
 from harness.tune.estimate import estimate
 from harness.tune.launch import at_once, run_trials, trial_of
-from harness.tune.progress import ProgressView, RunsLook, duration
+from harness.tune.progress import ProgressView, RunsLook, duration, fraction_done
+
+
+def images_trained(cells: list[Cell], out: Path, before: dict[str, float]) -> float:
+    """By the runs that are done, since they were as far as `before` says."""
+    found = [(cell, read_result(out / cell.run_id) or {}) for cell in cells]
+    return sum((1 - before[c.run_id]) * r.get("steps", 0) * c.config.data.batch_size for c, r in found)
 
 
 def run_cells(
@@ -26,6 +32,7 @@ def run_cells(
     if pending:
         for cell in pending:  # an old failure is not the outcome of this attempt
             (out / cell.run_id / "result.json").unlink(missing_ok=True)
+        before = {cell.run_id: fraction_done(out / cell.run_id) for cell in pending}
         look = RunsLook(pending, out)
         with ProgressView(look, console), connected(address) as resources:
             check_fits(pending, resources)
@@ -43,7 +50,8 @@ def run_cells(
                 grid = run_trials(like, out, resources, leave, n_at_once, grid, gpu_share=gpu_share)
             took = time.monotonic() - began
         said = f" (estimated: {duration(expected.wall_s)})" if expected is not None else ""
-        console.print(f"{len(pending)} runs took {duration(took)}{said}")
+        speed = images_trained(pending, out, before) / took
+        console.print(f"{len(pending)} runs took {duration(took)}{said}: {speed:,.0f} images/s of {n_at_once} at once")
     from harness.tune.trial import failed_result
 
     return [

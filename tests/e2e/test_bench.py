@@ -73,7 +73,7 @@ def test_failed_cells_sink_nothing_and_are_reported(first: tuple[Path, subproces
     assert "a budget of 1 weights is below one weight for each of 3 layers" in found.stdout
     assert "small: 10 runs" in found.stdout
     assert "for 10 runs, " in found.stdout
-    assert re.search(r"10 runs took \d+:\d\d", found.stdout)
+    assert re.search(r"10 runs took \d+:\d\d.*: [\d,]+ images/s of 2 at once", found.stdout)
     assert all((out / "board" / f"small{suffix}").stat().st_size > 5_000 for suffix in (".png", ".svg"))
 
 
