@@ -5,6 +5,10 @@ CUDA graphs and generated kernels need a GPU and are not run here.
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,6 +89,32 @@ def test_many_runs_of_one_process_are_all_compiled(compiler: CompileCounterWithB
     for n in range(1, 11):
         train(METHODS["static"], "on", steps=2, model="lenet_300_100")
         assert compiler.frame_count == 2 * n
+
+
+SECOND_TRIAL = """
+from pathlib import Path
+from torch._dynamo.utils import counters
+from harness.config import build_config
+from harness.train.job import build_job
+from harness.train.loop import take_step
+
+plain = {"model": {"name": "lenet_300_100"}, "data": {"batch_size": 32}, "method": {"name": "static", "density": 0.1},
+         "engine": {"device": "cpu", "compile": "on", "threads": 1}}
+job = build_job(build_config(plain, "trial"), 0, Path("unused"))
+take_step(job, 1, next(job.loader.train(1)))
+print(counters["inductor"]["fxgraph_cache_miss"], counters["inductor"]["fxgraph_cache_hit"])
+"""
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ to generate code for a CPU")
+def test_a_later_process_finds_what_the_first_compiled(tmp_path: Path) -> None:
+    """As trials of one shape do that run beside or after one another."""
+    env = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    words = [sys.executable, "-c", SECOND_TRIAL]
+    said = [subprocess.run(words, env=env, check=True, capture_output=True, text=True).stdout for _ in range(2)]
+    (n_compiled, *_), (n_again, n_found) = (tuple(map(int, text.split())) for text in said)
+    assert n_compiled > 0
+    assert (n_again, n_found) == (0, n_compiled)
 
 
 @pytest.mark.parametrize(
