@@ -49,7 +49,10 @@ def run_cells(
             while grid:
                 grid = run_trials(like, out, resources, leave, n_at_once, grid, gpu_share=gpu_share)
             took = time.monotonic() - began
-        said = f" (estimated: {duration(expected.wall_s)})" if expected is not None else ""
+        said = ""
+        if expected is not None:
+            off = 100 * (expected.wall_s / took - 1)
+            said = f" (estimated: {duration(expected.wall_s)}, {abs(off):.0f} % too {'much' if off > 0 else 'little'})"
         speed = images_trained(pending, out, before) / took
         console.print(f"{len(pending)} runs took {duration(took)}{said}: {speed:,.0f} images/s of {n_at_once} at once")
     from harness.tune.trial import failed_result
