@@ -10,7 +10,7 @@ from harness.config.schema import RunConfig
 from harness.sparse.masks import MaskedWeight, WeightView
 from harness.sparse.method import Masks, SparseMethod, SparseOptions
 from harness.sparse.noise import keyed_generator, keyed_uniform
-from harness.sparse.selection import random_places
+from harness.sparse.selection import places, random_places
 
 
 class DeepROptions(SparseOptions):
@@ -60,7 +60,7 @@ class DeepR(SparseMethod):
 
     def before_step(self, step: int) -> None:
         self.step = step
-        self.active = {layer: self.tensors.mask(layer).view(-1).nonzero().squeeze(1) for layer in self.shapes}
+        self.active = {layer: places(self.tensors.mask(layer)) for layer in self.shapes}
 
     def extra_loss(self) -> Tensor:
         """Its gradient is the pull and the noise of this step, on active weights alone."""
