@@ -64,6 +64,52 @@ def test_the_blend_is_of_coefficients() -> None:
     assert torch.allclose(activation(x), expected, atol=1e-7)
 
 
+@pytest.mark.parametrize("shape", [(4, 8, 5, 3), (6, 8)])
+def test_gradients_are_those_of_the_formula(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    activation, x = DyReLU(8).double(), torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    activation.beta.fill_(0.7)
+
+    def formula(x: torch.Tensor) -> torch.Tensor:
+        over = (*x.shape[:2], *[1] * (x.dim() - 2))
+        a1, a2, b1, b2 = (c.reshape(over) for c in activation.coefficients(x).unbind(1))
+        return torch.maximum(a1 * x + b1, a2 * x + b2)
+
+    weights = torch.randn(shape, dtype=torch.float64)
+    wanted = [x, *activation.parameters()]
+    expected = torch.autograd.grad((formula(x) * weights).sum(), wanted)
+    found = torch.autograd.grad((activation(x) * weights).sum(), wanted)
+    for name, one, other in zip(("x", "w1", "b1", "w2", "b2"), found, expected, strict=True):
+        assert torch.allclose(one, other, rtol=1e-12, atol=1e-14), name
+    assert torch.equal(activation(x), formula(x))
+
+
+def test_activations_stay_16_bits_wide_and_the_pieces_are_not_kept() -> None:
+    activation, x = DyReLU(8), torch.randn(4, 8, 50, 50, dtype=torch.bfloat16, requires_grad=True)
+    kept: list[torch.Tensor] = []
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t),
+    ):
+        out = activation(x)
+    assert out.dtype == torch.bfloat16
+    large = {t.data_ptr(): t.element_size() for t in kept if t.numel() == x.numel()}
+    assert sorted(large.values()) == [1, 2]  # which piece was larger, and x itself
+    out.float().sum().backward()
+    assert x.grad is not None
+    assert x.grad.dtype == torch.bfloat16
+
+
+def test_frozen_coefficients_get_no_gradient() -> None:
+    activation, x = DyReLU(8), torch.randn(4, 8, 5, 5, requires_grad=True)
+    activation.requires_grad_(False)
+    out = activation(x.detach() * 1)  # nothing to train behind it either
+    assert not out.requires_grad
+    activation(x).sum().backward()
+    assert x.grad is not None
+    assert all(p.grad is None for p in activation.parameters())
+
+
 def test_coefficients_stay_in_their_ranges() -> None:
     torch.manual_seed(0)
     a1, a2, b1, b2 = DyReLU(8).coefficients(torch.randn(64, 8, 2, 2) * 10).unbind(1)
