@@ -12,7 +12,7 @@ from harness.errors import HarnessError
 from harness.train.run import device_name, git_commit, versions
 
 NAMES = (
-    "steps", "selection", "east", "engines", "loading", "tracking", "start", "growth", "search", "board", "agreement",
+    "steps", "selection", "east", "engines", "loading", "tracking", "start", "search", "growth", "board", "agreement",
     "gpu",
 )  # fmt: skip
 
@@ -47,7 +47,7 @@ def write(folder: Path, name: str, smoke: bool, figures: dict[str, object]) -> N
     if name == "growth":
         from benchmarks.growth import draw
 
-        draw(figures, folder / "growth.png")
+        draw(figures, folder / "growth.png", folder / "search.json")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -12,8 +13,6 @@ from rich.table import Table
 from benchmarks.contenders import FOREVER, Stepping, job_of, on
 from benchmarks.engines import step_seconds
 from benchmarks.figures import take_turns
-
-PICTURE = Path("growth.png")
 
 
 def run(smoke: bool) -> dict[str, Any]:
@@ -45,19 +44,22 @@ def run(smoke: bool) -> dict[str, Any]:
     return {"step_ms": grown}
 
 
-def draw(figures: dict[str, Any], path: Path) -> None:
-    """One panel for each axis, both scales logarithmic."""
+def draw(figures: dict[str, Any], path: Path, search: Path) -> None:
+    """One panel for each axis, both scales logarithmic; and a proposal's cost by trials, where that was measured."""
     from matplotlib.figure import Figure as Picture
 
-    grown = figures["step_ms"]
-    picture = Picture(figsize=(3.2 * len(grown), 3.0), layout="constrained")
-    for panel, (axis, found) in zip(picture.subplots(1, len(grown), squeeze=False)[0], grown.items(), strict=True):
+    panels = {f"a step by {axis}": found for axis, found in figures["step_ms"].items()}
+    if search.exists():
+        asks = json.loads(search.read_text())["figures"]["ask_and_tell"]
+        panels["a proposal by trials before"] = {n: a["ask_ms"] + a["tell_ms"] for n, a in asks.items()}
+    picture = Picture(figsize=(3.0 * len(panels), 3.0), layout="constrained")
+    for panel, (title, found) in zip(picture.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         at = [float(a) for a in found]
         panel.plot(at, list(found.values()), marker="o", color="#0b6e99")
-        panel.set(xscale="log", yscale="log", xlabel=axis, title=f"step over {axis}")
+        panel.set(xscale="log", yscale="log", title=title)
         panel.set_xticks(at, [f"{a:g}" for a in at])
         panel.minorticks_off()
         panel.grid(alpha=0.3)
         panel.set_ylim(min(found.values()) / 2, 2 * max(found.values()))
-    picture.supylabel("milliseconds of a step")
+    picture.supylabel("milliseconds")
     picture.savefig(path, dpi=110)

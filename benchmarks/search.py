@@ -18,6 +18,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.figures import Figure
 from harness.track.record import facts_of, write_result
 from harness.tune.samplers import sampler_for
 from harness.tune.search import load_search, with_budget
@@ -42,7 +43,10 @@ def run(smoke: bool) -> dict[str, Any]:
         f"trial beyond training; {overhead['start_s']:.1f} s before the first (Ray, processes)",
         soft_wrap=True,
     )
-    return {"ask_and_tell": {str(n): found for n, found in asks.items()}, "trials": overhead}
+    figure = Figure(f"{overhead['n_trials']} short trials over ideal wall time", (overhead["ratio"],), 1.2, 1.05)
+    return {
+        "ask_and_tell": {str(n): found for n, found in asks.items()}, "trials": overhead, "figures": [figure.plain()]
+    }  # fmt: skip
 
 
 def ask_and_tell(n_trials: int, repeats: int) -> dict[str, float]:

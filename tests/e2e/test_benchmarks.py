@@ -12,6 +12,7 @@ import torch
 
 from benchmarks.__main__ import NAMES
 from benchmarks.figures import Figure, ratios, take_turns
+from benchmarks.report import lines
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,3 +56,10 @@ def test_without_a_gpu_nothing_is_told_of_one() -> None:
     done = subprocess.run([sys.executable, "-m", "benchmarks", "gpu"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.strip() == "benchmarks: the benchmark gpu needs a GPU, torch sees none"
+
+
+def test_the_table_in_the_docs_is_that_of_the_records() -> None:
+    said = (ROOT / "docs" / "performance.md").read_text()
+    held = list(lines(ROOT / "results" / "benchmarks"))
+    assert len(held) > 20
+    assert "\n".join(held).strip() in said
