@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from harness.config.schema import Section
 from harness.errors import HarnessError
+from harness.sparse.masks import masked
 from harness.sparse.schedules import Clock
 
 
@@ -82,25 +83,27 @@ class _LargerPiece(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, a1: Tensor, b1: Tensor, a2: Tensor, b2: Tensor) -> Tensor:
-        first, second = a1 * x + b1, a2 * x + b2
+        first, second = (a1 * x).add_(b1), (a2 * x).add_(b2)  # in place, as memory costs more than arithmetic
         is_first = first >= second
         ctx.save_for_backward(x, a1, a2, is_first)
-        return torch.maximum(first, second).to(x.dtype)
+        return torch.maximum(first, second, out=second).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, a1, a2, is_first = ctx.saved_tensors
-        to_first = gradients[0].to(a1.dtype) * is_first
-        to_second = gradients[0] - to_first
-        to_x = (to_first * a1 + to_second * a2).to(x.dtype)
+        gradient = gradients[0].to(a1.dtype)
+        to_first = masked(gradient, is_first)
+        to_second = gradient - to_first
+        to_x = (to_first * a1).add_(to_second * a2).to(x.dtype)
         if not ctx.needs_input_grad[1]:
             return to_x, None, None, None, None
         over = tuple(range(2, x.dim()))
 
         def summed(values: Tensor) -> Tensor:
-            return values.sum(over, keepdim=True) if over else values
+            return values.sum(over, keepdim=True) if over else values.clone()
 
-        return to_x, summed(to_first * x), summed(to_first), summed(to_second * x), summed(to_second)
+        to_b1, to_b2 = summed(to_first), summed(to_second)
+        return to_x, summed(to_first.mul_(x)), to_b1, summed(to_second.mul_(x)), to_b2
 
 
 class DyReLU(nn.Module):
