@@ -282,6 +282,10 @@ class BackgroundMirror:
     """Follows the records of some runs while they train. A server that is away costs a warning, nothing else."""
 
     PERIOD_S = 2.0
+    SLOWEST_S = 60.0
+    SHARE = 0.001
+    """Of a core that following may take, unless news would be older than a minute."""
+
     BACKOFF_S = 15.0
 
     def __init__(self, uri: str, experiment: str, out: Path, run_dirs: list[Path], study: str | None = None) -> None:
@@ -294,10 +298,16 @@ class BackgroundMirror:
         self._thread.start()
 
     def _follow(self) -> None:
-        while not self._stop.wait(self.BACKOFF_S if self.failure else self.PERIOD_S):
+        period, connected = self.PERIOD_S, False
+        while not self._stop.wait(self.BACKOFF_S if self.failure else period):
             # importing MLflow takes seconds, which a run that is not on its way yet needs for itself
-            if any((run_dir / RECORD).exists() for run_dir in list(self.run_dirs)):
-                self._pass()
+            if not any((run_dir / RECORD).exists() for run_dir in list(self.run_dirs)):
+                continue
+            began = time.thread_time()
+            self._pass()
+            if connected:
+                period = min(max(self.PERIOD_S, (time.thread_time() - began) / self.SHARE), self.SLOWEST_S)
+            connected = self.failure is None
 
     def _pass(self) -> bool:
         try:
