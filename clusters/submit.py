@@ -1,8 +1,8 @@
 """What `ray submit` runs on the head node: the same command line, connected to the cluster that runs there.
 
-ray submit ray_config.yaml clusters/submit.py bench imagenet_r50_east   # starts a job, shows what it says, ends as it ends
-ray submit ray_config.yaml clusters/submit.py -- --follow NAME          # shows it again, from its beginning
-ray submit ray_config.yaml clusters/submit.py -- --stop NAME            # runs save themselves; the same command goes on
+ray submit ray_config.yaml clusters/submit.py bench demo         # starts a job, shows what it says, ends as it ends
+ray submit ray_config.yaml clusters/submit.py -- --follow NAME  # shows it again, from its beginning
+ray submit ray_config.yaml clusters/submit.py -- --stop NAME    # runs save themselves; the same command goes on
 
 The job goes on when the connection is lost. `--here` runs the command in this process instead, as Ray Jobs and Slurm,
 which keep logs and exit codes of their own, want it.
