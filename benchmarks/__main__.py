@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from harness.errors import HarnessError
-from harness.train.run import device_name, git_commit, versions
+from harness.train.machine import device_name, git_commit, versions
 
 NAMES = (
     "steps", "selection", "east", "engines", "loading", "tracking", "start", "search", "growth", "board", "agreement",

@@ -12,6 +12,7 @@ from harness.errors import CheckFailed
 from harness.sparse.masks import Maskable, WeightView, counts, digest, maskable_modules, stored_weight
 from harness.sparse.method import Method
 from harness.train.engine import Engine
+from harness.train.machine import gpu_name, software
 from harness.train.ranks import Ranks
 
 
@@ -109,19 +110,34 @@ def check_same_run(ranks: Ranks, device: torch.device, config: RunConfig, seed: 
     if ranks.world_size == 1:
         return
     facts = {"seed": seed, "configuration": int(fingerprint(config), 16), "step to continue from": step}
-    gathered = ranks.gather(torch.tensor(list(facts.values()), device=device))
+    words = {"software": software(), "GPU": gpu_name(device)}
+    told = [*facts.values(), *(byte for text in words.values() for byte in _bytes_of(text, WORDS_LENGTH))]
+    gathered = [other.tolist() for other in ranks.gather(torch.tensor(told, device=device))]
     for rank, other in enumerate(gathered):
-        for name, here, there in zip(facts, gathered[0].tolist(), other.tolist(), strict=True):
-            if here != there:
-                told = (
-                    f"{name} {there:010x}, not {here:010x}"
-                    if name == "configuration"
-                    else f"{name} {there}, not {here}"
+        for i, name in enumerate(facts):
+            there, here = other[i], gathered[0][i]
+            if there != here:
+                shown = f"{there:010x}, not {here:010x}" if name == "configuration" else f"{there}, not {here}"
+                raise CheckFailed(f"rank {rank} trains another run than rank 0: {name} {shown}")
+        for i, name in enumerate(words):
+            part = slice(len(facts) + i * WORDS_LENGTH, len(facts) + (i + 1) * WORDS_LENGTH)
+            if other[part] != gathered[0][part]:
+                there, here = _text_of(other[part]), _text_of(gathered[0][part])
+                raise CheckFailed(
+                    f"rank {rank} has another {name} than rank 0: {there}, not {here}: a run needs one on all"
                 )
-                raise CheckFailed(f"rank {rank} trains another run than rank 0: {told}")
+
+
+def _bytes_of(text: str, length: int) -> list[int]:
+    return list(text.encode()[:length].ljust(length))
+
+
+def _text_of(numbers: list[int]) -> str:
+    return bytes(numbers).decode(errors="ignore").strip()
 
 
 FAULT_LENGTH = 200
+WORDS_LENGTH = 160
 
 
 def check_masks(engine: Engine, method: Method, step: int) -> list[LayerCount]:
@@ -140,10 +156,10 @@ def check_masks(engine: Engine, method: Method, step: int) -> list[LayerCount]:
     if engine.ranks.world_size == 1:
         return found
     mine = digest(current_masks(engine))
-    told = list(fault.encode()[:FAULT_LENGTH].ljust(FAULT_LENGTH))
-    gathered = engine.ranks.gather(torch.tensor([*mine.values(), *told], device=engine.device))
+    told = [*mine.values(), *_bytes_of(fault, FAULT_LENGTH)]
+    gathered = engine.ranks.gather(torch.tensor(told, device=engine.device))
     for rank, other in enumerate(gathered):
-        said = bytes(other[len(mine) :].tolist()).decode(errors="ignore").strip()
+        said = _text_of(other[len(mine) :].tolist())
         if said:
             raise CheckFailed(f"rank {rank}: {said}")
     differing = _first_difference(gathered, list(mine))

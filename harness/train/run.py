@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from harness.config import RunConfig, run_id
@@ -38,11 +33,11 @@ from harness.train.compiled import kind_of
 from harness.train.engine import OPTIMIZER
 from harness.train.job import Job, build_job, build_network
 from harness.train.loop import SAVED, Progress, StopRequest, final_score, train
+from harness.train.machine import device_name, git_commit, versions
 from harness.train.profile import Parts
 
 LOCK = ".lock"
 MASKS, WEIGHTS = "masks.safetensors", "weights.safetensors"
-PACKAGES = ("sparsity-harness", "torch", "torchvision", "numpy", "deepspeed", "ray", "nvidia-dali-cuda130")
 
 
 def execute(
@@ -233,44 +228,3 @@ def finish(job: Job, progress: Progress) -> dict[str, Any]:
         drop_checkpoints(job.run_dir)
     job.engine.ranks.barrier()
     return result
-
-
-@cache
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-@cache
-def git_commit() -> str | None:
-    """Commit of the harness's own checkout, '+changes' if it has uncommitted ones; None for an installed copy."""
-    here = Path(__file__).parent
-
-    def git(*words: str) -> str | None:
-        try:
-            return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-        except (OSError, subprocess.CalledProcessError):
-            return None
-
-    top = git("rev-parse", "--show-toplevel")
-    if top is None or not (Path(top) / "harness" / "train" / "run.py").exists():
-        return None
-    commit = git("rev-parse", "HEAD")
-    return f"{commit}+changes" if commit and git("status", "--porcelain", "--untracked-files=no") else commit
-
-
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or "cpu"

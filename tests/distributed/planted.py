@@ -15,7 +15,7 @@ from baselines.snip import SNIP
 from harness.config import build_config
 from harness.data.batches import Share
 from harness.errors import CheckFailed
-from harness.train import evaluate, loop
+from harness.train import checks, evaluate, loop
 from harness.train.engine import Engine
 from harness.train.job import Job
 from harness.train.run import execute
@@ -93,6 +93,10 @@ def main() -> None:
     elif fault == "masks that cannot be chosen":
         settings["method"] = {"name": "snip", "density": 0.2}
         SNIP.choose_masks = lambda self, network, draw: {}
+    elif fault == "another version on one rank":
+        checks.software = lambda: f"torch 2.{15 - rank}"
+    elif fault == "another kind of GPU on one rank":  # no GPU is needed to tell names apart
+        checks.gpu_name = lambda device: f"H{rank + 1}00"
     elif fault == "a configuration that differs by rank":
         settings["optimizer"] = {"lr": 0.1 + 0.1 * rank}
     try:
