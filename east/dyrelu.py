@@ -131,7 +131,8 @@ class DyReLU(nn.Module):
 
     def coefficients(self, x: Tensor) -> Tensor:
         """[batch, 4, channel]: a1, a2, b1, b2 after blending."""
-        pooled = x.flatten(2).mean(2) if x.dim() > 2 else x
+        # the mean, to the bit; its own backward pass would write what is the same in every place as a whole image
+        pooled = x.flatten(2).sum(2) / x.shape[2:].numel() if x.dim() > 2 else x
         theta = 2 * torch.sigmoid(self.excite(torch.relu(self.squeeze(pooled)))) - 1
         dynamic = theta.view(-1, 4, self.channels) * self.scale + self.plain
         return self.beta * dynamic + (1 - self.beta) * self.plain
