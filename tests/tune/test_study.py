@@ -53,7 +53,7 @@ def test_owners_that_die_change_nothing(sampler: str, tmp_path: Path) -> None:
     assert whole == parts
     assert [number for number, *_ in whole] == list(range(12))
     assert all(state == TrialState.COMPLETE for _, state, *_ in whole)
-    if sampler != "nsga2":  # which lets the fittest live on
+    if sampler not in ("nsga2", "gp"):  # the first lets the fittest live on, the second may ask twice for a bound
         assert len({params["optimizer.lr"] for _, _, params, _ in whole}) == 12
 
 
