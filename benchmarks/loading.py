@@ -1,6 +1,6 @@
 """DALI beside torchvision with as many threads and the same pixels; and training on real beside synthetic images.
 
-HARNESS_DATA names a folder with imagenette/ (small images), hymenoptera/ (photographs of full size) and cifar10/; without
+HARNESS_DATA names a folder with imagenette/ (small images), hymenoptera/ (photographs) and cifar10/; without
 it, JPEG files of noise are made, and digits are what is real. Both decoders have as many threads as there are
 cores: with fewer, the one that keeps more of them busy would win.
 """

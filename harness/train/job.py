@@ -25,6 +25,7 @@ from harness.track.record import Record
 from harness.train.average import WeightAverage
 from harness.train.checks import check_same_run
 from harness.train.engine import Engine, TorchEngine
+from harness.train.machine import keep_memory
 from harness.train.optimizer import build_rate
 from harness.train.profile import Parts
 from harness.train.ranks import Ranks, join
@@ -105,6 +106,8 @@ def build_job(config: RunConfig, seed: int, run_dir: Path, start_step: int = 0) 
     ranks = join(device, needs_group=config.engine.name == "deepspeed")
     device = choose_device(config.engine.device, ranks.rank)
     check_same_run(ranks, device, config, seed, start_step)
+    if device.type == "cpu":
+        keep_memory()
     share = Share(ranks.rank, ranks.world_size, config.engine.accumulation)
     loader = open_data(config.data, seed, share, device, config.evaluation.batch_size)
     clock = clock_of(config, loader.sizes["train"])
