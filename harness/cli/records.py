@@ -1,18 +1,17 @@
-"""`harness sync`, `ui`, `doctor`: the tracking server, and the machine."""
+"""`harness sync`, `ui`: the tracking server."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from harness.cli.app import app
-from harness.cli.options import DataRoot, Json, Out, Tracking
+from harness.cli.options import Out, Tracking
 from harness.errors import HarnessError
 
 
@@ -82,66 +81,3 @@ def ui(
         "1",
     ]
     os.execv(sys.executable, [sys.executable, *words])
-
-
-@app.command()
-def doctor(
-    out: Out = None,
-    data_root: DataRoot = None,
-    tracking: Tracking = None,
-    tune_loader: Annotated[
-        str | None,
-        typer.Option(metavar="FOLDER", help="Measure this image folder of the data root at several settings."),
-    ] = None,
-    image_size: Annotated[int, typer.Option(help="With --tune-loader: side of the images.", min=8)] = 224,
-    seconds: Annotated[float, typer.Option(help="With --tune-loader: for each setting.", min=0.1)] = 4.0,
-    as_json: Json = False,
-) -> None:
-    """Check this machine: packages, GPUs, data, disk, tracking; what is missing and what to do."""
-    if tune_loader is not None:
-        _tune_loader(tune_loader, data_root, image_size, seconds, as_json)
-        return
-    from harness.config.recipes import out_root
-    from harness.doctor import examine
-
-    findings = examine(out_root(out), data_root or os.environ.get("HARNESS_DATA"), tracking)
-    if as_json:
-        print(json.dumps([vars(f) for f in findings], indent=1))
-    else:
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(box=None, header_style="bold")
-        for column in ("", "what", "found", "what to do"):
-            table.add_column(column)
-        colours = {"ok": "green", "warning": "yellow", "missing": "red"}
-        for f in findings:
-            table.add_row(f"[{colours[f.state]}]{f.state}[/]", f.what, f.found, f.advice)
-        Console().print(table)
-    if any(f.state == "missing" for f in findings):
-        raise typer.Exit(3)
-
-
-def _tune_loader(folder: str, data_root: str | None, image_size: int, seconds: float, as_json: bool) -> None:
-    """Images per second from this folder by decoding threads and batches ahead, and the setting to train with."""
-    import torch
-
-    from harness.config.schema import DataConfig
-    from harness.data.rates import Rate, tune_loader
-
-    root = data_root or os.environ.get("HARNESS_DATA")
-    config = DataConfig(name="imagefolder", root=root, folder=folder, image_size=image_size, flip=True, batch_size=128)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rates: list[Rate] = []
-    for rate in tune_loader(config, device, seconds):
-        rates.append(rate)
-        if not as_json:
-            print(f"{rate.threads} threads, {rate.prefetch} batches ahead: {rate.images_per_second:,.0f} images/s")
-    fastest = max(rate.images_per_second for rate in rates)
-    # threads cost the processes beside this one: the fewest that come within 3 % of the fastest
-    best = next(rate for rate in rates if rate.images_per_second >= 0.97 * fastest)
-    setting = f"--set data.threads={best.threads} --set data.prefetch={best.prefetch}"
-    if as_json:
-        print(json.dumps({"device": str(device), "rates": [asdict(r) for r in rates], "best": asdict(best)}, indent=1))
-    else:
-        print(f"{setting}: {best.images_per_second:,.0f} images/s to the {device.type} from {folder}, one process")

@@ -44,6 +44,20 @@ def find_data(root: str | None, *candidates: str) -> Path:
     )
 
 
+PLACES = {
+    "mnist": ("MNIST/raw", "mnist/MNIST/raw", "mnist/raw", "raw"),
+    "cifar10": ("cifar-10-batches-py", "cifar10/cifar-10-batches-py"),
+    "cifar100": ("cifar-100-python", "cifar100/cifar-100-python"),
+}
+"""Where in the data root a data set of original files may lie."""
+
+
+def place_of(config: DataConfig, root: str | None) -> Path | None:
+    """The folder that a data section reads from, None if it needs none; HarnessError where it is not there."""
+    candidates = (config.folder,) if config.name == "imagefolder" else PLACES.get(config.name, ())
+    return find_data(root, *candidates) if candidates else None
+
+
 def read_digits(config: DataConfig, root: str | None) -> Images:
     """scikit-learn's 1,797 handwritten digits, 8 x 8, 16 grey levels.
 
@@ -89,7 +103,7 @@ def _read_idx(path: Path) -> np.ndarray:
 
 def read_mnist(config: DataConfig, root: str | None) -> Images:
     """The original idx files; the last `validation_fraction` of the 60,000 training images validates."""
-    raw = find_data(root, "MNIST/raw", "mnist/MNIST/raw", "mnist/raw", "raw")
+    raw = find_data(root, *PLACES["mnist"])
 
     def read(prefix: str) -> tuple[np.ndarray, np.ndarray]:
         images = _read_idx(raw / f"{prefix}-images-idx3-ubyte")
@@ -125,7 +139,7 @@ def _read_cifar(path: Path, label_key: str) -> tuple[np.ndarray, np.ndarray]:
 
 def read_cifar10(config: DataConfig, root: str | None) -> Images:
     """First 45,000 images train, last 5,000 validate."""
-    base = find_data(root, "cifar-10-batches-py", "cifar10/cifar-10-batches-py")
+    base = find_data(root, *PLACES["cifar10"])
     parts = [_read_cifar(base / f"data_batch_{i}", "labels") for i in range(1, 6)]
     train = np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
     splits = _hold_out(train, _read_cifar(base / "test_batch", "labels"), len(train[1]) // 10)
@@ -134,7 +148,7 @@ def read_cifar10(config: DataConfig, root: str | None) -> Images:
 
 def read_cifar100(config: DataConfig, root: str | None) -> Images:
     """First 45,000 images train, last 5,000 validate: fixed, where the EAST code draws it anew for each seed."""
-    base = find_data(root, "cifar-100-python", "cifar100/cifar-100-python")
+    base = find_data(root, *PLACES["cifar100"])
     train = _read_cifar(base / "train", "fine_labels")
     splits = _hold_out(train, _read_cifar(base / "test", "fine_labels"), len(train[1]) // 10)
     return Images(splits, 100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))

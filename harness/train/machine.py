@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import platform
 import subprocess
@@ -77,8 +78,25 @@ def gpu_name(device: torch.device) -> str:
     return device_name(device) if device.type == "cuda" else ""
 
 
+@cache
+def code_digest() -> str:
+    """Of this project's Python files as they lie here: copies on other nodes have no commit."""
+    root, digest = Path(__file__).parents[2], hashlib.sha256()
+    for path in sorted(path for folder in ("harness", "baselines", "east") for path in (root / folder).rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:8]
+
+
 def software() -> str:
     """In a line, what must be the same on all ranks."""
     found = versions()
     shown = ", ".join(f"{name} {found[name]}" for name in ("sparsity-harness", "torch") if name in found)
-    return f"{shown}, commit {git_commit()}"
+    return f"{shown}, code {code_digest()}"
+
+
+NETWORK = ("NCCL_", "TORCH_NCCL_", "GLOO_", "FI_", "UCX_", "MASTER_")
+
+
+def network_settings() -> dict[str, str]:
+    """What the environment tells the libraries that ranks talk through."""
+    return {name: value for name, value in sorted(os.environ.items()) if name.startswith(NETWORK)}

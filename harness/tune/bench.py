@@ -13,6 +13,7 @@ from harness.track.record import read_result
 from harness.tune.cluster import LeaveRequest, check_fits, connected, uses_gpu
 from harness.tune.estimate import estimate
 from harness.tune.launch import at_once, run_trials, trial_of
+from harness.tune.nodes import check_nodes
 from harness.tune.progress import ProgressView, RunsLook, duration, fraction_done
 
 
@@ -36,6 +37,7 @@ def run_cells(
         look = RunsLook(pending, out)
         with ProgressView(look, console), connected(address) as resources:
             check_fits(pending, resources)
+            check_nodes(address, out, pending, console)
             gpu, like = uses_gpu(pending[0], resources), pending[0]
             leave, n_at_once = LeaveRequest(), at_once(like, resources, gpu_share)
             began, expected = time.monotonic(), estimate(pending, gpu_share if gpu else 0, n_at_once)

@@ -7,7 +7,10 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from harness.config import Cell
 from harness.errors import HarnessError
@@ -20,6 +23,9 @@ QUIET = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
+"""Where `ray up` leaves the cluster's description on its head."""
+
 TOKEN_HINT = "copy ~/.ray/auth_token from its head node to here, and set RAY_AUTH_MODE=token"
 
 
@@ -32,7 +38,7 @@ def connected(address: str) -> Iterator[dict[str, float]]:
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
     if ray.is_initialized():
-        yield ray.cluster_resources()
+        yield offered()
         return
     if address == "local":
         ray.init(address="local", num_cpus=os.cpu_count(), include_dashboard=False, **quiet)
@@ -44,14 +50,62 @@ def connected(address: str) -> Iterator[dict[str, float]]:
             raise HarnessError(f"the Ray cluster at '{address}' asks for a token: {TOKEN_HINT}") from None
         except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
+            if "ersion mismatch" in str(error):
+                raise HarnessError(
+                    f"the Ray cluster at '{address}' is of another version: {' '.join(str(error).split())}; "
+                    "install the same on all nodes (make setup, constraints.txt) and restart Ray"
+                ) from None
             raise HarnessError(
                 f"no Ray cluster answers at '{address}' ({reason}): start one, or use --address local; if one is there "
                 f"and asks for a token: {TOKEN_HINT}"
             ) from None
     try:
-        yield ray.cluster_resources()
+        yield offered()
     finally:
         ray.shutdown()
+
+
+def offered() -> dict[str, float]:
+    """All that the nodes of this cluster have for runs, those that it may still start included."""
+    total: dict[str, float] = {}
+    for node in node_shapes():
+        for kind in ("CPU", "GPU"):
+            total[kind] = total.get(kind, 0) + node.get(kind, 0)
+    return total
+
+
+def node_shapes() -> list[dict[str, float]]:
+    """Resources of each living node, and of those that the autoscaler may start.
+
+    The latter are in what `ray up` leaves on its head; elsewhere HARNESS_MAY_START says them, in YAML, as in
+    `[{max_workers: 4, resources: {CPU: 16, GPU: 1}}]`.
+    """
+    import ray
+
+    living = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    promised = [
+        {name: float(n) for name, n in kind.get("resources", {}).items()}
+        for kind in _may_start()
+        for _ in range(int(kind.get("max_workers", 0)))
+    ]
+    for node in living:  # those that have been started are not to come once more
+        same = [p for p in promised if all(node.get(name, 0) == p.get(name, 0) for name in ("CPU", "GPU"))]
+        if same:
+            promised.remove(same[0])
+    return living + promised
+
+
+def _may_start() -> list[dict[str, Any]]:
+    said, path = os.environ.get("HARNESS_MAY_START"), BOOTSTRAP.expanduser()
+    if said is not None:
+        try:
+            kinds = [dict(kind) for kind in yaml.safe_load(said)]
+        except (yaml.YAMLError, TypeError, ValueError):
+            raise HarnessError(
+                f"HARNESS_MAY_START is '{said}', expected a list like [{{max_workers: 4, resources: {{CPU: 16}}}}]"
+            ) from None
+        return kinds
+    return list(yaml.safe_load(path.read_text()).get("available_node_types", {}).values()) if path.exists() else []
 
 
 class LeaveRequest:
@@ -90,7 +144,8 @@ def check_fits(cells: list[Cell], resources: dict[str, float]) -> None:
         kind = "GPU" if uses_gpu(cell, resources) else "CPU"
         there, needed = int(resources.get(kind, 0)), cell.config.engine.workers
         if needed > there:
+            fits = f"--workers {there} would fit" if there else "start a node that offers some"
             raise HarnessError(
-                f"a run needs {needed} workers with one {kind} each, the cluster has {there} {kind}s: lower --workers"
+                f"a run needs {needed} workers with one {kind} each, the cluster has {there} {kind}s: {fits}"
                 + (", or use --device cpu" if kind == "GPU" else "")
             )

@@ -25,7 +25,7 @@ def trial_of(cells: list[Cell], out: Path, gpu: bool, tick_s: float) -> dict[str
 def at_once(cell: Cell, resources: dict[str, float], gpu_share: float, wanted: int | None = None) -> int:
     """How many trials like `cell` the cluster holds at the same time, and no more than are wanted."""
     kind, each = ("GPU", gpu_share) if uses_gpu(cell, resources) else ("CPU", 1.0)
-    fits = max(1, int(resources[kind] / (each * cell.config.engine.workers) + 1e-9))
+    fits = max(1, int(resources.get(kind, 0) / (each * cell.config.engine.workers) + 1e-9))
     return fits if wanted is None else min(fits, wanted)
 
 

@@ -19,6 +19,7 @@ from harness.track.record import RECORD, read_result, write_whole
 from harness.tune.cluster import LeaveRequest, check_fits, connected, uses_gpu
 from harness.tune.fairness import curve_of
 from harness.tune.launch import at_once, run_trials
+from harness.tune.nodes import check_nodes
 from harness.tune.progress import Glance, ProgressView, fraction_done
 from harness.tune.search import Search
 from harness.tune.searching import StudySearcher
@@ -52,6 +53,7 @@ def run_search(
             console.print(f"{search.name}: the search is done; a larger --trials goes on from here")
         else:
             with connected(address) as resources:
+                check_nodes(address, out, [Cell(search.base, 0)], console)
                 run_study(study, resources, console, concurrent, gpu_share)
         confirmed = confirmed_best(study)
         summary = summarise(study, confirmed)

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import Cell, build_config
-from harness.errors import Interrupted
+from harness.errors import HarnessError, Interrupted
 from harness.track.record import STOP_NOTE
+from harness.tune.cluster import node_shapes
+from harness.tune.launch import RETRIES
 
 BEAT_S = 1.0
 
@@ -21,16 +23,14 @@ def train_on_workers(cell: Cell, out: Path, gpu: bool) -> Iterator[dict[str, Any
         group = pool.submit(_train, cell, out, gpu)
         while not wait([group], BEAT_S).done:
             yield {}
-        try:
-            group.result()
-        except Exception:
-            if (out / cell.run_id / STOP_NOTE).exists():
-                raise Interrupted("stopped on request") from None
-            raise
+        group.result()
+        if (out / cell.run_id / STOP_NOTE).exists():
+            raise Interrupted("stopped on request")
 
 
 def _train(cell: Cell, out: Path, gpu: bool) -> None:
-    from ray.train import RunConfig, ScalingConfig
+    """A group that lost a worker, its node or the way to it is started again, and continues from the checkpoint."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     trainer = TorchTrainer(
@@ -40,17 +40,36 @@ def _train(cell: Cell, out: Path, gpu: bool) -> None:
             num_workers=cell.config.engine.workers,
             use_gpu=gpu,
             resources_per_worker={"CPU": 1, **({"GPU": 1} if gpu else {})},
+            placement_strategy=placement(cell.config.engine.workers, node_shapes(), gpu),
         ),
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-        run_config=RunConfig(name=cell.run_id, storage_path=str(out / ".ray" / "train")),
+        run_config=RunConfig(
+            name=cell.run_id,
+            storage_path=str(out / ".ray" / "train"),
+            failure_config=FailureConfig(max_failures=RETRIES),
+        ),
     )
     trainer.fit()
 
 
+def placement(n_workers: int, nodes: list[dict[str, float]], gpu: bool) -> str:
+    """On one node where there is one that holds all workers, else on as few as can be."""
+    kinds = ("CPU", "GPU") if gpu else ("CPU",)
+    return "STRICT_PACK" if any(all(n.get(k, 0) >= n_workers for k in kinds) for n in nodes) else "PACK"
+
+
 def worker(settings: dict[str, Any]) -> None:
+    """What the harness itself refuses, on all ranks, is the run's result: starting again would not change it."""
     from harness.train.run import execute
+    from harness.tune.trial import record_failure
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    config = build_config(settings["config"], "cell")
-    for _ in execute(config, settings["seed"], Path(settings["out"])):
-        pass
+    cell, out = Cell(build_config(settings["config"], "cell"), settings["seed"]), Path(settings["out"])
+    try:
+        for _ in execute(cell.config, cell.seed, out):
+            pass
+    except Interrupted:
+        return  # the note that asked for it is there
+    except HarnessError as error:
+        if os.environ.get("RANK", "0") == "0":
+            record_failure(cell, out, error)
