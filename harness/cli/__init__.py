@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import sys
 
-from harness.cli import runs, plans, searches, board, records, doctor, lists  # noqa: F401 (their commands join the app, in the order of the help)
+from harness.cli import runs, plans, searches, board, records, doctor, lists, data  # noqa: F401 (their commands join the app, in the order of the help)
 from harness.cli.app import app
 from harness.errors import HarnessError
 

@@ -1,4 +1,4 @@
-"""`harness recipes`, `methods`, `models`, `data`: what there is."""
+"""`harness recipes`, `methods`, `models`: what there is."""
 
 from __future__ import annotations
 
@@ -117,18 +117,6 @@ def models(as_json: Json = False) -> None:
     from harness.config import registry
 
     show_list([{"name": name, "where": path} for name, path in registry.MODELS.items()], as_json)
-
-
-@app.command()
-def data(as_json: Json = False) -> None:
-    """List the data sets."""
-    from harness.config import registry
-
-    rows = []
-    for name in registry.DATA:
-        reader = registry.load("data set", name, registry.DATA)
-        rows.append({"name": name, "description": " ".join((reader.__doc__ or "").split())})
-    show_list(rows, as_json)
 
 
 def show_list(rows: list[dict[str, Any]], as_json: bool) -> None:

@@ -11,7 +11,7 @@ from harness.config.schema import RunConfig
 # Where and how a run is executed does not change what it is.
 NOT_IDENTITY: dict[str, set[str] | None] = {
     "engine": {"name", "zero_stage", "accumulation", "workers", "device", "threads", "compile"},
-    "data": {"root", "loader", "threads", "prefetch"},
+    "data": {"root", "loader", "threads", "prefetch", "stage"},
     "method": {"label"},
     "evaluation": {"checkpoint_seconds", "keep_checkpoints", "batch_size"},
     "tracking": None,

@@ -95,6 +95,10 @@ class DataConfig(Section):
     prefetch: int = Field(2, ge=1, le=64)
     """Batches of an image folder decoded before they are asked for. Not part of a run's identity."""
 
+    stage: str | None = None
+    """Folder on a disk of this node that shards are copied to before training, once for all its processes. Also by
+    HARNESS_STAGE. Not part of a run's identity."""
+
     n_images: int = Field(2048, ge=1)
     """Synthetic data: number of training images."""
 

@@ -106,7 +106,7 @@ def _read_ahead(
     for number in range(len(plans) + 1):
         if number < len(plans):
             plan = plans[number]
-            reading.append((plan, readers.map(_content, plan.views)))
+            reading.append((plan, readers.map(lambda view: view.file.content(), plan.views)))
         if number > 0:
             plan, content = reading.popleft()
             fed.append(plan)
@@ -117,7 +117,3 @@ def _read_ahead(
                 [np.array(v.mirrored, np.int32) for v in plan.views],
             )
             yield inputs[:n_inputs]
-
-
-def _content(view: View) -> np.ndarray:
-    return np.fromfile(view.file.path, np.uint8)

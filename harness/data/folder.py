@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from harness.config.schema import DataConfig
@@ -23,10 +24,22 @@ class CorruptImageError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
+    """An image that is a file, or `size` bytes from `offset` on of a larger one."""
+
     path: str
     label: int
     height: int
     width: int
+    offset: int = 0
+    size: int | None = None
+
+    @property
+    def shown(self) -> str:
+        return self.path if self.size is None else f"{self.path} (at byte {self.offset})"
+
+    def content(self) -> np.ndarray:
+        """Its bytes, uint8."""
+        return np.fromfile(self.path, np.uint8, count=-1 if self.size is None else self.size, offset=self.offset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,29 +50,62 @@ class FolderIndex:
 
 
 def index_folder(config: DataConfig, root: str | None) -> FolderIndex:
-    """List and check root/folder/{train,val}/<class>/*; val is the test set, part of train validates.
+    """Image files under train/<class>/ and val/<class>/, or shards made of them; val is the test set, part of train
+    validates."""
+    from harness.data.shards import MANIFEST, index_shards
+
+    base = find_data(root, config.folder)
+    if (base / MANIFEST).exists():
+        return index_shards(base, config.validation_fraction, config.stage or os.environ.get("HARNESS_STAGE"))
+    classes, train, test, skipped = list_folder(base, config.on_corrupt)
+    return FolderIndex(classes, split_up(train, test, config.validation_fraction), skipped)
+
+
+def list_folder(
+    base: Path, on_corrupt: str, val_labels: dict[str, str] | None = None
+) -> tuple[tuple[str, ...], list[ImageFile], list[ImageFile], tuple[str, ...]]:
+    """Classes, images of train and of val, and what was left out, of base/{train,val}/<class>/*.
 
     Every file's header and end are read, so that a broken image is known now and not in the third hour.
     Raises HarnessError for a missing or empty folder, a class of val that is not in train, or, unless
-    ``on_corrupt: skip``, a broken image, which is named.
+    on_corrupt is 'skip', a broken image, which is named. val_labels: class by file name, where all images of val lie in
+    one folder.
     """
-    base = find_data(root, config.folder)
     classes = _class_folders(base / "train")
-    unknown = sorted(set(_class_folders(base / "val")) - set(classes))
+    unknown = sorted(set(val_labels.values() if val_labels else _class_folders(base / "val")) - set(classes))
     if unknown:
         raise HarnessError(f"{base / 'val'}: class '{unknown[0]}' is not in train ({len(unknown)} such classes)")
     label_of = {name: label for label, name in enumerate(classes)}
     skipped: list[str] = []
-    train = _read_split(base / "train", label_of, config.on_corrupt, skipped)
-    test = _read_split(base / "val", label_of, config.on_corrupt, skipped)
-    every = max(2, round(1 / config.validation_fraction))
+    train = _inspect(base / "train", _by_class(base / "train", label_of), on_corrupt, skipped)
+    if val_labels is None:
+        val = _by_class(base / "val", label_of)
+    else:
+        val = _by_name(base / "val", {name: label_of[label] for name, label in val_labels.items()})
+    return tuple(classes), train, _inspect(base / "val", val, on_corrupt, skipped), tuple(skipped)
+
+
+def read_val_labels(path: Path) -> dict[str, str]:
+    """Class by file name, of lines 'name class', or of Kaggle's LOC_val_solution.csv, 'name,class x y x y ...'."""
+    labels: dict[str, str] = {}
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        words = line.replace(",", " ").split()
+        if not words or words[0] == "ImageId":
+            continue
+        if len(words) < 2:
+            raise HarnessError(f"{path}:{number}: '{line}' is not a file name and a class")
+        labels[Path(words[0]).stem] = words[1]
+    return labels
+
+
+def split_up(train: list[ImageFile], test: list[ImageFile], validation_fraction: float) -> dict[Split, list[ImageFile]]:
+    every = max(2, round(1 / validation_fraction))
     held_out = {i for i in range(len(train)) if i % every == every - 1}
-    splits: dict[Split, list[ImageFile]] = {
+    return {
         "train": [f for i, f in enumerate(train) if i not in held_out],
         "validation": [f for i, f in enumerate(train) if i in held_out],
         "test": test,
     }
-    return FolderIndex(tuple(classes), splits, tuple(skipped))
 
 
 def _class_folders(folder: Path) -> list[str]:
@@ -71,13 +117,26 @@ def _class_folders(folder: Path) -> list[str]:
     return names
 
 
-def _read_split(folder: Path, label_of: dict[str, int], on_corrupt: str, skipped: list[str]) -> list[ImageFile]:
+def _by_class(folder: Path, label_of: dict[str, int]) -> list[tuple[str, int]]:
     listed = {name: _images_in(folder / name) for name in label_of if (folder / name).is_dir()}
-    paths = [(path, label_of[name]) for name, found in listed.items() for path in found]
+    empty = [name for name, found in listed.items() if not found]
+    if folder.name == "train" and 0 < len(empty) < len(listed):
+        raise HarnessError(f"{folder}: class '{empty[0]}' has no images ({len(empty)} such classes)")
+    return [(path, label_of[name]) for name, found in listed.items() for path in found]
+
+
+def _by_name(folder: Path, label_of: dict[str, int]) -> list[tuple[str, int]]:
+    paths = _images_in(folder)
+    unknown = [path for path in paths if Path(path).stem not in label_of]
+    if unknown:
+        raise HarnessError(f"{unknown[0]} has no label ({len(unknown)} such images)")
+    # in the order that class folders would have: the same data set, however it lies
+    return sorted(((path, label_of[Path(path).stem]) for path in paths), key=lambda entry: (entry[1], entry[0]))
+
+
+def _inspect(folder: Path, paths: list[tuple[str, int]], on_corrupt: str, skipped: list[str]) -> list[ImageFile]:
     if not paths:
         raise HarnessError(f"{folder} holds no images ({', '.join(SUFFIXES)})")
-    if folder.name == "train" and (empty := [name for name, found in listed.items() if not found]):
-        raise HarnessError(f"{folder}: class '{empty[0]}' has no images ({len(empty)} such classes)")
 
     def inspect(entry: tuple[str, int]) -> ImageFile | str:
         try:

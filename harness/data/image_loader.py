@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -81,8 +82,8 @@ def undecodable(plans: list[BatchPlan], error: Exception) -> HarnessError:
 
     for view in (view for plan in plans for view in plan.views):
         try:
-            with Image.open(view.file.path) as image:
+            with Image.open(io.BytesIO(view.file.content().tobytes())) as image:
                 image.load()
         except Exception as fault:
-            return HarnessError(f"broken image {view.file.path}: {fault}")
-    return HarnessError(f"a batch starting with {plans[0].views[0].file.path} could not be decoded: {error}")
+            return HarnessError(f"broken image {view.file.shown}: {fault}")
+    return HarnessError(f"a batch starting with {plans[0].views[0].file.shown} could not be decoded: {error}")

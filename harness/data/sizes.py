@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from harness.config import registry
 from harness.config.schema import DataConfig
 from harness.data.batches import Split
+from harness.data.shards import MANIFEST, read_manifest
 from harness.data.sources import find_data
 from harness.errors import HarnessError
 from harness.models.shape import InputShape
@@ -55,5 +56,9 @@ def _folder(config: DataConfig, root: str | None) -> tuple[int, int, int]:
             return IMAGENET
         raise HarnessError(f"data.folder {config.folder} is not there to be counted: give --data-root DIR")
     base = find_data(root, config.folder)
+    if (base / MANIFEST).exists():
+        manifest = read_manifest(base)
+        n = {split: sum(line["n"] for line in lines) for split, lines in manifest["splits"].items()}
+        return n["train"], n["val"], len(manifest["classes"])
     counts = {split: [len(os.listdir(c)) for c in os.scandir(base / split) if c.is_dir()] for split in ("train", "val")}
     return sum(counts["train"]), sum(counts["val"]), len(counts["train"])

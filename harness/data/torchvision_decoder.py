@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +35,7 @@ class TorchvisionDecoder:
                         raise undecodable([plan], error) from None
 
     def _view(self, view: View) -> Tensor:
-        with Image.open(view.file.path) as image:
+        with Image.open(io.BytesIO(view.file.content().tobytes())) as image:
             pixels = V.pil_to_tensor(image.convert("RGB"))
         pixels = V.resized_crop(
             pixels, view.top, view.left, view.height, view.width, [self.size, self.size], antialias=True

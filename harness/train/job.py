@@ -25,7 +25,7 @@ from harness.track.record import Record
 from harness.train.average import WeightAverage
 from harness.train.checks import check_same_run
 from harness.train.engine import Engine, TorchEngine
-from harness.train.machine import keep_memory
+from harness.train.machine import hosts_of, keep_memory
 from harness.train.optimizer import build_rate
 from harness.train.profile import Parts
 from harness.train.ranks import Ranks, join
@@ -49,6 +49,9 @@ class Job:
 
     parts: Parts = field(default_factory=Parts)
     """Told where in a step the run is."""
+
+    hosts: list[str] = field(default_factory=list)
+    """Names of the machines that the ranks are on."""
 
     saved: dict[str, Tensor] = field(default_factory=dict)
     """The engine's state at an earlier step, for methods that return to it."""
@@ -125,6 +128,7 @@ def build_job(config: RunConfig, seed: int, run_dir: Path, start_step: int = 0) 
         rate=build_rate(config.schedule, config.optimizer.lr, clock.schedule_steps), engine=engine, average=average,
         ledger=Ledger(geometry, sizes, device, method.forward_is_dense),
         record=Record(run_dir) if ranks.rank == 0 else None,
+        hosts=hosts_of(ranks, device),
         saved=engine.state() if start_step == 0 and method.saves_at(0) else {},
     )  # fmt: skip
 

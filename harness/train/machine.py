@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import socket
 import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -13,6 +14,9 @@ from pathlib import Path
 
 import torch
 
+from harness.train.ranks import Ranks
+
+NAME_BYTES = 64
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Of glibc's mallopt."""
 PACKAGES = ("sparsity-harness", "torch", "torchvision", "numpy", "deepspeed", "ray", "nvidia-dali-cuda130")
@@ -71,6 +75,13 @@ def device_name(device: torch.device) -> str:
     except OSError:
         pass
     return platform.processor() or "cpu"
+
+
+def hosts_of(ranks: Ranks, device: torch.device) -> list[str]:
+    """Names of the machines that the ranks are on, in the order of the first rank on each; asked by all ranks."""
+    name = socket.gethostname().encode()[:NAME_BYTES].ljust(NAME_BYTES)
+    named = ranks.gather(torch.tensor(list(name), dtype=torch.uint8, device=device))
+    return list(dict.fromkeys(bytes(part.tolist()).decode().strip() for part in named))
 
 
 def gpu_name(device: torch.device) -> str:

@@ -152,6 +152,7 @@ def describe(job: Job) -> dict[str, Any]:
         "steps_per_epoch": job.clock.steps_per_epoch,
         "device": device_name(engine.device),
         "device_type": engine.device.type,
+        "hosts": job.hosts,
         **({"tuning": config.tuning.model_dump()} if config.tuning else {}),
         "engine": config.engine.name + (f"-zero{config.engine.zero_stage}" if config.engine.zero_stage else ""),
         "workers": engine.ranks.world_size,

@@ -20,8 +20,12 @@ from harness.config.schema import DataConfig
 from harness.errors import HarnessError
 
 GIB = 1 << 30
-ANSWER_S = 120.0
+ANSWER_S = 90.0
 """A node that has not answered by then is at fault: a worker process starts and imports torch in a tenth of it."""
+
+SILENT = (
+    f"no answer for {ANSWER_S:.0f} s. Is the disk full where Ray keeps its logs (/tmp/ray), so that no process starts?"
+)
 
 REACH_S = 5.0
 CLOCK_OFF_S = 2.0
@@ -133,6 +137,9 @@ def survey(runs: Path, data: Sequence[DataConfig]) -> list[Node]:
         for key, look in looks.items():
             try:
                 found = ray.get(look, timeout=max(0.1, until - time.monotonic()))
+            except ray.exceptions.GetTimeoutError:
+                nodes[key] = replace(nodes[key], fault=SILENT)
+                continue
             except Exception as error:  # whatever it is that keeps a node from answering, its first line is told
                 said = str(error).strip().splitlines()
                 nodes[key] = replace(nodes[key], fault=said[-1] if said else type(error).__name__)

@@ -1,7 +1,7 @@
 """Hosts on one machine: network namespaces joined by a bridge, each with its own name, folders, and sshd.
 
-Needs root, Linux, iproute2, openssh-server and rsync. What a host may not share with the others has a folder of its own:
-home, /tmp and what is mounted at `Hosts.own`; `Hosts.shared` is the same folder on all.
+Needs root, Linux, iproute2, openssh-server and rsync. A host's home, its /tmp and what is mounted at `Hosts.own` are
+its own; `Hosts.shared` is the same folder on all.
 """
 
 from __future__ import annotations
@@ -47,9 +47,8 @@ class Host:
 
     def __init__(self, base: Path, name: str, address: str, everyone: dict[str, str]) -> None:
         self.name, self.address, self.folder = name, address, base / name
-        for part in ("home", "tmp", "own", "run"):
+        for part in ("home", "own"):
             (self.folder / part).mkdir(parents=True)
-        (self.folder / "tmp").chmod(0o1777)
         (self.folder / "home" / ".bashrc").touch()
         (self.folder / "hosts").write_text("127.0.0.1 localhost\n" + "".join(f"{a} {n}\n" for n, a in everyone.items()))
         sh("ip", "link", "add", f"v-{name}", "type", "veth", "peer", "name", f"p-{name}")
@@ -75,7 +74,7 @@ ip link set eth0 up
 mount --bind {self.folder}/hosts /etc/hosts
 mount --bind {self.folder}/own {base}/own
 {keep}mount --rbind {self.folder}/home {HOME}
-mount --bind {self.folder}/tmp /tmp
+mount -t tmpfs -o size=2g,mode=1777 tmpfs /tmp
 mkdir -p /run/sshd
 """
         self.run("bash", "-c", script)
@@ -116,6 +115,10 @@ mkdir -p /run/sshd
         for words in (["tc"], self.enter("tc")):
             device = f"v-{self.name}" if len(words) == 1 else "eth0"
             sh(*words, "qdisc", "replace", "dev", device, "root", "tbf", "rate", rate, "burst", "64kb", "latency", "1s")
+
+    def fill_disk(self) -> None:
+        """To the last byte of what is the host's own: /tmp, where Ray has its logs and objects."""
+        self.run("dd", "if=/dev/zero", "of=/tmp/full", "bs=1M", check=False)
 
     def end(self) -> None:
         """With its init, all of a host's processes go."""

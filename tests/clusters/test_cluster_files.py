@@ -52,7 +52,7 @@ def test_the_head_asks_for_the_token(tmp_path: Path) -> None:
     config = yaml.safe_load((ROOT / "ray_config.yaml").read_text())
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
     for commands in (config["head_start_ray_commands"], config["worker_start_ray_commands"]):
-        assert all("export RAY_AUTH_MODE=token" in command for command in commands if "ray start" in command)
+        assert all("RAY_AUTH_MODE=token PATH=" in command for command in commands if "ray start" in command)
     port, short = free_port(), mkdtemp(prefix="ray-")  # Ray's sockets lie there, and their paths must be short
     start = config["head_start_ray_commands"][-1].replace("--port=6379", f"--port={port}")
     start = re.sub(r" --autoscaling-config=\S+", f" --include-dashboard=false --temp-dir={short} --block", start)
