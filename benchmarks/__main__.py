@@ -13,7 +13,7 @@ from harness.train.machine import device_name, git_commit, versions
 
 NAMES = (
     "steps", "selection", "east", "engines", "loading", "tracking", "start", "search", "growth", "board", "agreement",
-    "gpu",
+    "scale", "gpu",
 )  # fmt: skip
 
 

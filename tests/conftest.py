@@ -19,7 +19,7 @@ settings.load_profile("shared")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests first, and the slowest before all: the short ones fill what is left of either process."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: (item.path not in slow, item.path.name != "test_tune.py"))
+    items.sort(key=lambda item: (item.path not in slow, item.path.name not in ("test_tune.py", "test_hosts.py")))
 
 
 @pytest.fixture(scope="session")

@@ -25,8 +25,12 @@ def doctor(
             metavar="ADDRESS", help="Check every node of a Ray cluster; 'auto' is the one this machine is in."
         ),
     ] = None,
-    needs: Annotated[
-        str | None, typer.Option(metavar="NAME", help="With --address: a recipe or suite whose data nodes must have.")
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="With --address: whose data the nodes must have. With --tune-loader: whose network is to be fed.",
+        ),
     ] = None,
     tune_loader: Annotated[
         str | None,
@@ -38,10 +42,10 @@ def doctor(
 ) -> None:
     """Check this machine, or every node of a cluster: what is missing and what to do."""
     if address is not None:
-        _cluster(address, out, data_root, needs, as_json)
+        _cluster(address, out, data_root, recipe, as_json)
         return
     if tune_loader is not None:
-        _tune_loader(tune_loader, data_root, image_size, seconds, as_json)
+        _tune_loader(tune_loader, data_root, image_size, seconds, recipe, as_json)
         return
     from harness.config.recipes import out_root
     from harness.doctor import examine
@@ -72,7 +76,7 @@ def _show(rows: Sequence[tuple[str, ...]], columns: tuple[str, ...]) -> None:
     Console().print(table)
 
 
-def _cluster(address: str, out: str | None, data_root: str | None, needs: str | None, as_json: bool) -> None:
+def _cluster(address: str, out: str | None, data_root: str | None, recipe: str | None, as_json: bool) -> None:
     """Ask every node; a cluster in which a run would fail, or mislead, ends with exit code 3."""
     from harness.config import cells_of, load_recipe
     from harness.config.recipes import out_root
@@ -83,8 +87,8 @@ def _cluster(address: str, out: str | None, data_root: str | None, needs: str | 
 
     runs = out_root(out)
     data: list[DataConfig] = []
-    if needs is not None:
-        cells = cells_of(load_recipe(needs), {"data": {"root": data_root}} if data_root else {})
+    if recipe is not None:
+        cells = cells_of(load_recipe(recipe), {"data": {"root": data_root}} if data_root else {})
         data = list({c.config.data.model_dump_json(): c.config.data for c in cells}.values())
     with connected(address):
         nodes = survey(runs, data)
@@ -110,7 +114,9 @@ def _cluster(address: str, out: str | None, data_root: str | None, needs: str | 
         raise typer.Exit(3)
 
 
-def _tune_loader(folder: str, data_root: str | None, image_size: int, seconds: float, as_json: bool) -> None:
+def _tune_loader(
+    folder: str, data_root: str | None, image_size: int, seconds: float, recipe: str | None, as_json: bool
+) -> None:
     """Images per second from this folder by decoding threads and batches ahead, and the setting to train with."""
     import torch
 
@@ -128,8 +134,21 @@ def _tune_loader(folder: str, data_root: str | None, image_size: int, seconds: f
     fastest = max(rate.images_per_second for rate in rates)
     # threads cost the processes beside this one: the fewest that come within 3 % of the fastest
     best = next(rate for rate in rates if rate.images_per_second >= 0.97 * fastest)
+    trains = None
+    if recipe is not None:
+        from harness.config import cells_of, load_recipe
+        from harness.data.sizes import sizes_of
+        from harness.train.cost import images_per_second
+
+        cell = cells_of(load_recipe(recipe), {"data": {"image_size": image_size, "root": root}})[0]
+        trains = images_per_second(cell.config, sizes_of(config).inputs.n_classes, seconds)
     setting = f"--set data.threads={best.threads} --set data.prefetch={best.prefetch}"
     if as_json:
-        print(json.dumps({"device": str(device), "rates": [asdict(r) for r in rates], "best": asdict(best)}, indent=1))
-    else:
-        print(f"{setting}: {best.images_per_second:,.0f} images/s to the {device.type} from {folder}, one process")
+        facts = {"device": str(device), "rates": [asdict(r) for r in rates], "best": asdict(best), "trains": trains}
+        print(json.dumps(facts, indent=1))
+        return
+    if trains is not None:
+        slower = "the network is the limit" if trains < best.images_per_second else "the loader is the limit"
+        share = min(1.0, best.images_per_second / trains)
+        print(f"{recipe} trains {trains:,.0f} images/s when nothing is loaded: {slower}, {100 * share:.0f} % of that")
+    print(f"{setting}: {best.images_per_second:,.0f} images/s to the {device.type} from {folder}, one process")

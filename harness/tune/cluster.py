@@ -85,7 +85,7 @@ def node_shapes() -> list[dict[str, float]]:
     living = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
     promised = [
         {name: float(n) for name, n in kind.get("resources", {}).items()}
-        for kind in _may_start()
+        for kind in may_start()
         for _ in range(int(kind.get("max_workers", 0)))
     ]
     for node in living:  # those that have been started are not to come once more
@@ -95,7 +95,7 @@ def node_shapes() -> list[dict[str, float]]:
     return living + promised
 
 
-def _may_start() -> list[dict[str, Any]]:
+def may_start() -> list[dict[str, Any]]:
     said, path = os.environ.get("HARNESS_MAY_START"), BOOTSTRAP.expanduser()
     if said is not None:
         try:

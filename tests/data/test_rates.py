@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,13 @@ def test_the_command_ends_with_the_setting_to_use(folder: Path) -> None:
     plain = subprocess.run([sys.executable, "-m", "harness", *words, "--json"], capture_output=True, text=True)
     found = json.loads(plain.stdout)
     assert found["best"] in found["rates"]
+    assert found["trains"] is None
+    words += ["--recipe", "imagenette_r18_smoke"]
+    said = subprocess.run([sys.executable, "-m", "harness", *words], capture_output=True, text=True, check=True)
+    assert re.match(
+        r"imagenette_r18_smoke trains [\d,]+ images/s when nothing is loaded: the (network|loader) is the limit, \d+ %",
+        said.stdout.splitlines()[-2],
+    )
 
 
 def test_a_node_shares_its_cores_among_its_gpus_and_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import torch
 from benchmarks.__main__ import NAMES
 from benchmarks.figures import Figure, ratios, take_turns
 from benchmarks.report import lines
+from benchmarks.scale import limits_of, simulate
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,3 +64,14 @@ def test_the_table_in_the_docs_is_that_of_the_records() -> None:
     held = list(lines(ROOT / "results" / "benchmarks"))
     assert len(held) > 20
     assert "\n".join(held).strip() in said
+
+
+def test_the_simulated_driver_is_one_server() -> None:
+    """Against what can be said without simulating: nothing to wait for, and more GPUs than the driver can serve."""
+    free = simulate(64, cell_s=100.0, driver_s=0.0, start_s=0.0)
+    assert 0.95 < free["busy"] <= 1.0
+    slow = simulate(1000, cell_s=10.0, driver_s=0.1, start_s=0.0)
+    assert slow["cells_per_s"] == pytest.approx(10.0, rel=0.01), "a tenth of a second each"
+    assert slow["driver"] == pytest.approx(1.0, rel=0.01)
+    assert slow["busy"] == pytest.approx(10.0 * 10.0 / 1000, rel=0.01)
+    assert limits_of(8)["ring_ms_fast"] < 1 < limits_of(64)["ring_ms_fast"]
