@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -62,6 +63,10 @@ def ui(
     root = out_root(out)
     if tracking is None and not (root / "mlflow.db").exists():
         raise HarnessError(f"no tracking data in {root}: run `harness bench demo` first, or give --tracking URI")
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        raise HarnessError(f"port {port} cannot be had ({os.strerror(error.errno or 0)}): give another --port") from None
     uri = tracking or default_uri(root)
     mirror = Mirror(uri, "sparsity-harness", root)
     mirror.connect()

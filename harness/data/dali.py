@@ -73,7 +73,7 @@ class DaliDecoder:
         return built
 
     def _sized(self, images: Any, views: list[View], pool: ThreadPoolExecutor) -> Tensor:
-        """By torch's kernels for bytes: DALI's resize is in floats and takes a CPU four times as long as decoding."""
+        """By torch's kernels for bytes: DALI's resize is in floats and takes a CPU longer than decoding."""
         pixels = np.empty((len(views), self.size, self.size, 3), np.uint8)
 
         def one(number: int) -> None:

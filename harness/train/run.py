@@ -33,7 +33,7 @@ from harness.train.compiled import kind_of
 from harness.train.engine import OPTIMIZER
 from harness.train.job import Job, build_job, build_network
 from harness.train.loop import SAVED, Progress, StopRequest, final_score, train
-from harness.train.machine import device_name, git_commit, versions
+from harness.train.machine import device_name, git_commit, network_settings, versions
 from harness.train.profile import Parts
 
 LOCK = ".lock"
@@ -153,6 +153,7 @@ def describe(job: Job) -> dict[str, Any]:
         "device": device_name(engine.device),
         "device_type": engine.device.type,
         "hosts": job.hosts,
+        **({"network": network_settings()} if engine.ranks.world_size > 1 else {}),
         **({"tuning": config.tuning.model_dump()} if config.tuning else {}),
         "engine": config.engine.name + (f"-zero{config.engine.zero_stage}" if config.engine.zero_stage else ""),
         "workers": engine.ranks.world_size,

@@ -15,7 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 TOOLS = ("ip", "tc", "ssh", "sshd", "rsync", "unshare", "nsenter")
-NET = "10.231.7"
+TAG = f"{os.getpid() % 10_000:04}"
+"""In the names of devices, and so in addresses: tests of another checkout may run on this machine too."""
+
+BRIDGE, NET = f"hb{TAG}", f"10.231.{os.getpid() % 250}"
 ROOT = Path(__file__).parents[2]
 HOME = Path("/root")
 INIT = "while :; do sleep 1000 & wait; done"
@@ -51,15 +54,15 @@ class Host:
             (self.folder / part).mkdir(parents=True)
         (self.folder / "home" / ".bashrc").touch()
         (self.folder / "hosts").write_text("127.0.0.1 localhost\n" + "".join(f"{a} {n}\n" for n, a in everyone.items()))
-        sh("ip", "link", "add", f"v-{name}", "type", "veth", "peer", "name", f"p-{name}")
-        sh("ip", "link", "set", f"v-{name}", "master", "hbr", "up")
+        sh("ip", "link", "add", f"v{TAG}-{name}", "type", "veth", "peer", "name", f"p{TAG}-{name}")
+        sh("ip", "link", "set", f"v{TAG}-{name}", "master", BRIDGE, "up")
         self.holder = subprocess.Popen(
             ["unshare", "--net", "--uts", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child",
              "--mount-proc", "bash", "-c", INIT],
             start_new_session=True,
         )  # fmt: skip
         self.pid = self._first_process()
-        sh("ip", "link", "set", f"p-{name}", "netns", str(self.pid))
+        sh("ip", "link", "set", f"p{TAG}-{name}", "netns", str(self.pid))
         # Python itself, and this checkout, may lie in the home that is replaced
         inside = [path for path in (Path(sys.base_prefix), ROOT, Path(sys.prefix)) if path.is_relative_to(HOME)]
         there = {path: self.folder / "home" / path.relative_to(HOME) for path in inside}
@@ -68,7 +71,7 @@ class Host:
 set -e
 hostname {name}
 ip link set lo up
-ip link set p-{name} name eth0
+ip link set p{TAG}-{name} name eth0
 ip addr add {address}/24 dev eth0
 ip link set eth0 up
 mount --bind {self.folder}/hosts /etc/hosts
@@ -105,15 +108,15 @@ mkdir -p /run/sshd
 
     def cut_off(self) -> None:
         """The cable is pulled: nobody is told."""
-        sh("ip", "link", "set", f"v-{self.name}", "down")
+        sh("ip", "link", "set", f"v{TAG}-{self.name}", "down")
 
     def plug_in(self) -> None:
-        sh("ip", "link", "set", f"v-{self.name}", "up")
+        sh("ip", "link", "set", f"v{TAG}-{self.name}", "up")
 
     def slow_down(self, rate: str) -> None:
         """Both ways, e.g. '20mbit'."""
         for words in (["tc"], self.enter("tc")):
-            device = f"v-{self.name}" if len(words) == 1 else "eth0"
+            device = f"v{TAG}-{self.name}" if len(words) == 1 else "eth0"
             sh(*words, "qdisc", "replace", "dev", device, "root", "tbf", "rate", rate, "burst", "64kb", "latency", "1s")
 
     def fill_disk(self) -> None:
@@ -124,7 +127,7 @@ mkdir -p /run/sshd
         """With its init, all of a host's processes go."""
         self.holder.kill()
         self.holder.wait()
-        sh("ip", "link", "delete", f"v-{self.name}", check=False)
+        sh("ip", "link", "delete", f"v{TAG}-{self.name}", check=False)
 
 
 class Hosts:
@@ -133,11 +136,11 @@ class Hosts:
         for folder in (self.shared, self.own):
             folder.mkdir(parents=True)
         everyone = {name: f"{NET}.{10 + i}" for i, name in enumerate(names)}
-        for left in ("hbr", *(f"v-{name}" for name in names)):  # of a test that was killed
+        for left in (BRIDGE, *(f"v{TAG}-{name}" for name in names)):  # of a test that was killed
             sh("ip", "link", "delete", left, check=False)
-        sh("ip", "link", "add", "hbr", "type", "bridge")
-        sh("ip", "addr", "add", f"{NET}.1/24", "dev", "hbr")
-        sh("ip", "link", "set", "hbr", "up")
+        sh("ip", "link", "add", BRIDGE, "type", "bridge")
+        sh("ip", "addr", "add", f"{NET}.1/24", "dev", BRIDGE)
+        sh("ip", "link", "set", BRIDGE, "up")
         self.key = base / "key"
         sh("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key))
         self.hosts: dict[str, Host] = {}
@@ -152,4 +155,4 @@ class Hosts:
     def end(self) -> None:
         for host in self.hosts.values():
             host.end()
-        sh("ip", "link", "delete", "hbr", check=False)
+        sh("ip", "link", "delete", BRIDGE, check=False)

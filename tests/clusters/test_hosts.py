@@ -243,3 +243,46 @@ def test_a_host_is_cut_off_in_the_middle_of_a_run(cluster: Cluster, undisturbed:
     assert lost[0] in found["began_on"]  # it was continued, not begun again
     assert lost[0] not in found["hosts"]
     assert_same(found, undisturbed)
+
+
+FAKE = {"type": "fake_multinode", "use_node_id_as_ip": True, "disable_node_updaters": True}
+FAKE["disable_launch_config_check"] = True
+GROWING = {
+    "cluster_name": "growing", "max_workers": 1, "provider": FAKE, "head_node_type": "head",
+    "auth": {}, "docker": {}, "upscaling_speed": 1.0, "idle_timeout_minutes": 5, "file_mounts": {},
+    **{key: [] for key in (
+        "initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands",
+        "head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files", "rsync_exclude", "rsync_filter",
+    )}, "file_mounts_sync_continuously": False,
+    "available_node_types": {
+        "head": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        "cpu": {"resources": {"CPU": 2}, "node_config": {}, "min_workers": 0, "max_workers": 1},
+    },
+}  # fmt: skip
+
+
+def test_a_suite_waits_for_nodes_that_may_come() -> None:
+    """Ray's own autoscaler, whose provider makes up nodes; the cluster has none that trains until the suite asks."""
+    base = Path(mkdtemp(prefix="growing-", dir="/var/tmp"))
+    hosts = Hosts(base, ["h4"])
+    try:
+        env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "RAY_AUTH_MODE": "disabled"}
+        env |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_enable_autoscaler_v2": "0"}
+        described = base / "h4" / "home" / "described.yaml"
+        described.write_text(yaml.safe_dump(GROWING))
+        start = ["ray", "start", "--head", "--num-cpus=0", "--autoscaling-config=/root/described.yaml"]
+        hosts["h4"].run(*start, env=env)
+        words = ["bench", "digits_r34", *SET, "--set=schedule.epochs=2", "--address", "auto", "--tracking", "none"]
+        words += ["--out", str(hosts.own)]
+        refused = hosts["h4"].run(sys.executable, "-m", "harness", *words, check=False, env=env)
+        assert refused.returncode == 2
+        assert "the cluster has 0 CPUs: start a node that offers some" in refused.stderr
+        described.rename(described.with_name("ray_bootstrap_config.yaml"))  # where `ray up` leaves it
+        done = hosts["h4"].run(sys.executable, "-m", "harness", *words, check=False, env=env, timeout=200)
+        assert done.returncode == 0, done.stdout + done.stderr
+        (result,) = [read_result(path.parent) for path in (base / "h4" / "own").glob("*/result.json")]
+        assert result is not None
+        assert result["status"] == "done"
+    finally:
+        hosts.end()
+        shutil.rmtree(base, ignore_errors=True)

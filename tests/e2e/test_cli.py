@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -97,6 +98,14 @@ def test_a_tracking_server_that_does_not_answer_costs_nothing(tmp_path: Path) ->
     sent = harness("sync", "--out", str(out))
     assert sent.returncode == 0, sent.stderr
     assert "1 runs are in sqlite:" in sent.stdout
+
+
+def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        found = harness("ui", "--out", str(tmp_path), "--tracking", f"sqlite:///{tmp_path}/m.db", "--port", str(port))
+    assert found.returncode == 2
+    assert f"port {port} cannot be had (Address already in use): give another --port" in found.stderr
 
 
 def test_doctor_reports_this_machine(tmp_path: Path) -> None:
