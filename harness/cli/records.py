@@ -66,7 +66,8 @@ def ui(
     try:
         socket.create_server(("127.0.0.1", port)).close()
     except OSError as error:
-        raise HarnessError(f"port {port} cannot be had ({os.strerror(error.errno or 0)}): give another --port") from None
+        why = os.strerror(error.errno or 0)
+        raise HarnessError(f"port {port} cannot be had ({why}): give another --port") from None
     uri = tracking or default_uri(root)
     mirror = Mirror(uri, "sparsity-harness", root)
     mirror.connect()

@@ -54,8 +54,9 @@ def git_commit() -> str | None:
 def keep_memory() -> None:
     """Keep what a step frees for the next step, on glibc.
 
-    By default it goes back to the system, which hands it out again page by page, zeroed: thousands of faults a step, more
-    for a masked network, whose weights are new tensors each step. Whoever set malloc in the environment is left alone.
+    By default it goes back to the system, which hands it out again page by page, zeroed: thousands of faults a step,
+    more for a masked network, whose weights are new tensors each step. Whoever set malloc in the environment is left
+    alone.
     """
     if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         return
