@@ -50,7 +50,7 @@ START_S = 0.4
 
 
 def run(smoke: bool) -> dict[str, Any]:
-    n = 6 if smoke else int(os.environ.get("HARNESS_CELLS", "1000"))
+    n = 3 if smoke else int(os.environ.get("HARNESS_CELLS", "1000"))
     measured = light_cells(n)
     console = Console(width=150)
     console.print(

@@ -43,7 +43,7 @@ TWO = [
     "--tracking",
     "none",
 ]
-LONG = ["--set=evaluation.checkpoint_seconds=0", "--set=schedule.epochs=16"]
+LONG = ["--set=evaluation.checkpoint_seconds=0", "--set=schedule.epochs=12"]
 TWO += LONG
 
 
@@ -73,13 +73,16 @@ def cluster() -> Iterator[Cluster]:
     finally:
         hosts.end()
         shutil.rmtree(base, ignore_errors=True)
+        for left in Path("/tmp/ray").glob(f"cluster-{base.name}*"):
+            left.unlink()
 
 
 def started(base: Path, hosts: Hosts) -> Cluster:
     """`ray up` of ray_config.yaml; changed are addresses, user, the place of shared storage, where the packages are, a
-    CPU of the head for runs, and how soon a host counts as lost."""
+    CPU of the head for runs, how soon a host counts as lost, and the cluster's name."""
     plain = yaml.safe_load((ROOT / "ray_config.yaml").read_text())
     plain["provider"] |= {"head_ip": hosts["h1"].address, "worker_ips": [hosts["h2"].address, hosts["h3"].address]}
+    plain["cluster_name"] = base.name  # Ray keeps what it knows of one in the client's /tmp
     plain["auth"] = {"ssh_user": "root", "ssh_private_key": str(hosts.key)}
     text = yaml.safe_dump(plain, width=10_000)
     for old, new in (
@@ -103,7 +106,7 @@ def started(base: Path, hosts: Hosts) -> Cluster:
     )
     assert up.returncode == 0, up.stdout + up.stderr
     found = Cluster(hosts, file, env)
-    wait_for(lambda: "3.0 CPU" in hosts["h1"].run("bash", "-lc", ". ~/.bashrc; ray status", check=False).stdout, 120)
+    wait_for(lambda: "3.0 CPU" in hosts["h1"].run("bash", "-lc", ". ~/.bashrc; ray status", check=False).stdout, 200)
     return found
 
 

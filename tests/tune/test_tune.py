@@ -174,7 +174,7 @@ def test_a_suite_whose_driver_is_killed_and_whose_node_is_lost(tmp_path: Path, c
     """Results are those of a suite that nothing happened to, to the last bit."""
     suite = tmp_path / "suite.yaml"
     axes = {"methods": ["rigl", "set"], "densities": [0.1], "seeds": [0, 1]}
-    recipe = {**SLOWER, "schedule": {"epochs": 120}, "axes": axes, "description": "two methods"}
+    recipe = {**SLOWER, "schedule": {"epochs": 80}, "axes": axes, "description": "two methods"}
     del recipe["method"]
     suite.write_text(yaml.safe_dump(recipe))
 
