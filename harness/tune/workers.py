@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import Cell, build_config
-from harness.errors import HarnessError, Interrupted
-from harness.track.record import STOP_NOTE
+from harness.errors import CheckFailed, HarnessError, Interrupted
+from harness.track.record import STOP_NOTE, read_result
 from harness.tune.cluster import node_shapes
 from harness.tune.launch import RETRIES
 
 BEAT_S = 1.0
+LEASE_S = 240.0
+"""For a host that was cut off to give up its run: Ray there takes a minute, a lease on NFS a minute and a half."""
 
 
 def train_on_workers(cell: Cell, out: Path, gpu: bool) -> Iterator[dict[str, Any]]:
@@ -23,7 +25,11 @@ def train_on_workers(cell: Cell, out: Path, gpu: bool) -> Iterator[dict[str, Any
         group = pool.submit(_train, cell, out, gpu)
         while not wait([group], BEAT_S).done:
             yield {}
-        group.result()
+        try:
+            group.result()
+        except Exception:
+            if (read_result(out / cell.run_id) or {}).get("status") != "failed":  # else it says why
+                raise
         if (out / cell.run_id / STOP_NOTE).exists():
             raise Interrupted("stopped on request")
 
@@ -59,17 +65,22 @@ def placement(n_workers: int, nodes: list[dict[str, float]], gpu: bool) -> str:
 
 
 def worker(settings: dict[str, Any]) -> None:
-    """What the harness itself refuses, on all ranks, is the run's result: starting again would not change it."""
+    """A check that failed did so on all ranks: it is the run's result, and starting again would not change it.
+
+    Whatever else went wrong may have done so on one of them, and the others wait for it: then the group has to end.
+    """
     from harness.train.run import execute
     from harness.tune.trial import record_failure
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     cell, out = Cell(build_config(settings["config"], "cell"), settings["seed"]), Path(settings["out"])
     try:
-        for _ in execute(cell.config, cell.seed, out):
+        for _ in execute(cell.config, cell.seed, out, patience_s=LEASE_S):
             pass
     except Interrupted:
         return  # the note that asked for it is there
     except HarnessError as error:
         if os.environ.get("RANK", "0") == "0":
             record_failure(cell, out, error)
+        if not isinstance(error, CheckFailed):
+            raise

@@ -202,7 +202,7 @@ def submitted(cluster: Cluster, out: Path, disturb: Callable[[list[str]], None])
     wait_for(lambda: list(out.glob("*/checkpoint-*.safetensors")), 150)
     (run,) = [path.parent for path in out.glob("*/record.jsonl")]
     disturb(next(read_events(run))["hosts"])
-    said, _ = process.communicate(timeout=250)
+    said, _ = process.communicate(timeout=400)
     assert process.returncode == 0, said
     return outcome(out)
 
