@@ -15,8 +15,8 @@ from harness.tune.cluster import node_shapes
 from harness.tune.launch import RETRIES
 
 BEAT_S = 1.0
-LEASE_S = 240.0
-"""For a host that was cut off to give up its run: Ray there takes a minute, a lease on NFS a minute and a half."""
+LEASE_S = 600.0
+"""For a host that was cut off to give up its run: Ray there takes minutes to end, a lease on NFS may take some too."""
 
 
 def train_on_workers(cell: Cell, out: Path, gpu: bool) -> Iterator[dict[str, Any]]:

@@ -27,7 +27,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(lacking()), reason=lacki
 
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 HEALTH = "RAY_health_check_period_ms=1000 RAY_health_check_timeout_ms=3000 RAY_health_check_failure_threshold=3"
-"""Ray takes a minute by default to be sure that a host is gone."""
+HEALTH += " RAY_grpc_client_keepalive_time_ms=5000 RAY_grpc_client_keepalive_timeout_ms=5000"
+HEALTH += " RAY_gcs_rpc_server_reconnect_timeout_s=10"
+"""Ray takes a minute by default to be sure that a host is gone, and the host minutes to be sure that it is alone."""
 
 SET = [f"--set={s}" for s in ("model.width=4", "method.name=set", "method.density=0.1", "method.interval=20")]
 TWO = [
@@ -235,15 +237,37 @@ def test_a_clock_an_hour_ahead_changes_nothing(cluster: Cluster, undisturbed: di
     assert_same(by_hand(cluster, "wrong-clock", wrong), undisturbed)
 
 
+HOLD = """
+import sys, time, ray
+from pathlib import Path
+ray.init("auto", logging_level="ERROR")
+head = ray.get_runtime_context().get_node_id()
+here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(head, soft=False)
+@ray.remote(num_cpus=1, scheduling_strategy=here)
+def hold(note):
+    Path(note).with_suffix(".held").touch()
+    while not Path(note).exists():
+        time.sleep(0.2)
+ray.get(hold.remote(sys.argv[1]))
+"""
+
+
 def test_a_host_is_cut_off_in_the_middle_of_a_run(cluster: Cluster, undisturbed: dict[str, Any]) -> None:
-    lost = []
+    """The one that has the first rank, and with it the run's files in its hands; the head's CPU is free only then."""
+    note, lost = cluster.hosts.shared / "let-go", []
+    line = f'. ~/.bashrc; python -c "$HOLD" {note}'
+    holder = subprocess.Popen(cluster.hosts["h1"].enter("bash", "-lc", line), env={**os.environ, "HOLD": HOLD})
+    wait_for(note.with_suffix(".held").exists, 60)
 
     def disturb(hosts: list[str]) -> None:
-        lost.append(next(name for name in reversed(hosts) if name != "h1"))  # the head is where the driver is
+        assert sorted(hosts) == ["h2", "h3"]
+        lost.append(hosts[0])
         cluster.hosts[lost[0]].cut_off()
+        note.touch()
 
     found = submitted(cluster, cluster.hosts.shared / "cut", disturb)
-    assert lost[0] in found["began_on"]  # it was continued, not begun again
+    holder.wait(timeout=60)
+    assert found["began_on"][0] == lost[0]  # it was continued, not begun again
     assert lost[0] not in found["hosts"]
     assert_same(found, undisturbed)
 
