@@ -150,7 +150,7 @@ def test_what_a_host_lacks_is_said_before_anything_trains(cluster: Cluster) -> N
 def test_runs_of_one_worker_go_to_all_hosts(cluster: Cluster) -> None:
     words = ["bench", "digits_r34", *SET, "--seeds", "0,1,2", "--tracking", "none"]
     submitted = cluster.submit(*words)
-    said, _ = submitted.communicate(timeout=300)
+    said, _ = submitted.communicate(timeout=400)
     assert submitted.returncode == 0, said
     results = [read_result(path.parent) for path in cluster.hosts.shared.glob("runs/*/result.json")]
     assert sorted(r["hosts"] for r in results if r) == [["h1"], ["h2"], ["h3"]]
@@ -171,7 +171,7 @@ def by_hand(cluster: Cluster, name: str, wrong: dict[str, str]) -> dict[str, Any
         train = "import sys; from tests.clusters.test_hosts import rank_of; rank_of(sys.argv[1])"
         command = cluster.hosts[host].enter(sys.executable, "-c", train, str(out))
         ranks.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
-    said = [process.communicate(timeout=200)[0] for process in ranks]
+    said = [process.communicate(timeout=400)[0] for process in ranks]
     assert [process.returncode for process in ranks] == [0, 0], said
     return outcome(out)
 
@@ -201,7 +201,7 @@ def outcome(out: Path) -> dict[str, Any]:
 def submitted(cluster: Cluster, out: Path, disturb: Callable[[list[str]], None]) -> dict[str, Any]:
     """A run on two hosts through DeepSpeed, disturbed once it has a checkpoint."""
     process = cluster.submit(*TWO, "--out", str(out))
-    wait_for(lambda: list(out.glob("*/checkpoint-*.safetensors")), 150)
+    wait_for(lambda: list(out.glob("*/checkpoint-*.safetensors")), 300)
     (run,) = [path.parent for path in out.glob("*/record.jsonl")]
     disturb(next(read_events(run))["hosts"])
     said, _ = process.communicate(timeout=400)
@@ -257,7 +257,7 @@ def test_a_host_is_cut_off_in_the_middle_of_a_run(cluster: Cluster, undisturbed:
     note, lost = cluster.hosts.shared / "let-go", []
     line = f'. ~/.bashrc; python -c "$HOLD" {note}'
     holder = subprocess.Popen(cluster.hosts["h1"].enter("bash", "-lc", line), env={**os.environ, "HOLD": HOLD})
-    wait_for(note.with_suffix(".held").exists, 60)
+    wait_for(note.with_suffix(".held").exists, 120)
 
     def disturb(hosts: list[str]) -> None:
         assert sorted(hosts) == ["h2", "h3"]
@@ -305,7 +305,7 @@ def test_a_suite_waits_for_nodes_that_may_come() -> None:
         assert refused.returncode == 2
         assert "the cluster has 0 CPUs: start a node that offers some" in refused.stderr
         described.rename(described.with_name("ray_bootstrap_config.yaml"))  # where `ray up` leaves it
-        done = hosts["h4"].run(sys.executable, "-m", "harness", *words, check=False, env=env, timeout=200)
+        done = hosts["h4"].run(sys.executable, "-m", "harness", *words, check=False, env=env, timeout=400)
         assert done.returncode == 0, done.stdout + done.stderr
         (result,) = [read_result(path.parent) for path in (base / "h4" / "own").glob("*/result.json")]
         assert result is not None
