@@ -28,7 +28,8 @@ def train_on_workers(cell: Cell, out: Path, gpu: bool) -> Iterator[dict[str, Any
         try:
             group.result()
         except Exception:
-            if (read_result(out / cell.run_id) or {}).get("status") != "failed":  # else it says why
+            told = (read_result(out / cell.run_id) or {}).get("status") == "failed"  # and why
+            if not told and not (out / cell.run_id / STOP_NOTE).exists():
                 raise
         if (out / cell.run_id / STOP_NOTE).exists():
             raise Interrupted("stopped on request")
