@@ -50,7 +50,7 @@ class Host:
 
     def __init__(self, base: Path, name: str, address: str, everyone: dict[str, str]) -> None:
         self.name, self.address, self.folder = name, address, base / name
-        for part in ("home", "own"):
+        for part in ("home", "tmp", "own"):
             (self.folder / part).mkdir(parents=True)
         (self.folder / "home" / ".bashrc").touch()
         (self.folder / "hosts").write_text("127.0.0.1 localhost\n" + "".join(f"{a} {n}\n" for n, a in everyone.items()))
@@ -63,10 +63,6 @@ class Host:
         )  # fmt: skip
         self.pid = self._first_process()
         sh("ip", "link", "set", f"p{TAG}-{name}", "netns", str(self.pid))
-        # Python itself, and this checkout, may lie in the home that is replaced
-        inside = [path for path in (Path(sys.base_prefix), ROOT, Path(sys.prefix)) if path.is_relative_to(HOME)]
-        there = {path: self.folder / "home" / path.relative_to(HOME) for path in inside}
-        keep = "".join(f"mkdir -p {new}\nmount --bind {path} {new}\n" for path, new in there.items())
         script = f"""
 set -e
 hostname {name}
@@ -76,11 +72,19 @@ ip addr add {address}/24 dev eth0
 ip link set eth0 up
 mount --bind {self.folder}/hosts /etc/hosts
 mount --bind {self.folder}/own {base}/own
-{keep}mount --rbind {self.folder}/home {HOME}
-mount -t tmpfs -o size=2g,mode=1777 tmpfs /tmp
+mount -t tmpfs -o size=2g,mode=1777 tmpfs {self.folder}/tmp
+{self._replaced(HOME, "home")}
+{self._replaced(Path("/tmp"), "tmp")}
 mkdir -p /run/sshd
 """
         self.run("bash", "-c", script)
+
+    def _replaced(self, place: Path, part: str) -> str:
+        """Commands that put a folder of the host's own in a place; Python and this checkout, if there, stay."""
+        inside = [path for path in (Path(sys.base_prefix), ROOT, Path(sys.prefix)) if path.is_relative_to(place)]
+        there = {path: self.folder / part / path.relative_to(place) for path in inside}
+        keep = "".join(f"mkdir -p {new}\nmount --bind {path} {new}\n" for path, new in there.items())
+        return f"{keep}mount --rbind {self.folder / part} {place}"
 
     def _first_process(self) -> int:
         """The host's init, once it is in all its namespaces."""
