@@ -115,7 +115,10 @@ class Scout:
 
 
 def survey(runs: Path, data: Sequence[DataConfig]) -> list[Node]:
-    """Ask every living node of the cluster that this process is connected to. runs: the folder of runs here."""
+    """Ask every living node of the cluster that this process is connected to. runs: the folder of runs here.
+
+    A node that goes while it is asked is left out.
+    """
     import ray
 
     runs.mkdir(parents=True, exist_ok=True)
@@ -131,37 +134,45 @@ def survey(runs: Path, data: Sequence[DataConfig]) -> list[Node]:
             pinned = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(key, soft=False)
             scouts[key] = ray.remote(Scout).options(num_cpus=0, scheduling_strategy=pinned).remote()
     plain = [config.model_dump(mode="json") for config in data]
-    try:
-        looks = {key: scout.look.remote(str(runs), note, plain) for key, scout in scouts.items()}
-        until = time.monotonic() + ANSWER_S
-        for key, look in looks.items():
+    until = time.monotonic() + ANSWER_S
+
+    def answers(asked: dict[str, Any]) -> dict[str, Any]:
+        """By node, what it said; one that says nothing has its fault noted."""
+        said = {}
+        for key, reference in asked.items():
             try:
-                found = ray.get(look, timeout=max(0.1, until - time.monotonic()))
+                said[key] = ray.get(reference, timeout=max(0.1, until - time.monotonic()))
             except ray.exceptions.GetTimeoutError:
                 nodes[key] = replace(nodes[key], fault=SILENT)
-                continue
-            except Exception as error:  # whatever it is that keeps a node from answering, its first line is told
-                said = str(error).strip().splitlines()
-                nodes[key] = replace(nodes[key], fault=said[-1] if said else type(error).__name__)
-                continue
+            except Exception as error:  # whatever it is that keeps a node from answering, its last line is told
+                lines = str(error).strip().splitlines()
+                nodes[key] = replace(nodes[key], fault=lines[-1] if lines else type(error).__name__)
+        return said
+
+    try:
+        looks = answers({key: scout.look.remote(str(runs), note, plain) for key, scout in scouts.items()})
+        for key, found in looks.items():
             answered = (runs / found.pop("answer")).exists()
             nodes[key] = replace(nodes[key], **found | {"sees_runs": found["sees_runs"] and answered})
-        asked = {key: scouts[key] for key, node in nodes.items() if not node.fault}
-        ports = {key: ray.get(scout.port.remote()) for key, scout in asked.items()}
-        lost = {
-            key: scout.reach.remote([(nodes[k].address, port) for k, port in ports.items() if k != key])
-            for key, scout in asked.items()
-        }
-        for key, scout in asked.items():
+        until = max(until, time.monotonic() + ANSWER_S / 3)
+        ports = answers({key: scouts[key].port.remote() for key in looks})
+        others = {key: [(nodes[k].address, port) for k, port in ports.items() if k != key] for key in ports}
+        for key in ports:
             before = time.time()
-            there = ray.get(scout.clock.remote())
-            off = there - (before + time.time()) / 2
-            nodes[key] = replace(nodes[key], clock_s=off, unreachable=ray.get(lost[key]))
+            for now in answers({key: scouts[key].clock.remote()}).values():
+                nodes[key] = replace(nodes[key], clock_s=now - (before + time.time()) / 2)
+        for key, lost in answers({key: scouts[key].reach.remote(others[key]) for key in ports}).items():
+            nodes[key] = replace(nodes[key], unreachable=lost)
     finally:
         for scout in scouts.values():
             ray.kill(scout)
         for left in runs.glob(f"{note}*"):
             left.unlink(missing_ok=True)
+    # Ray takes half a minute to see that a node is gone: it is listed until then, and answers nothing.
+    living = {found["NodeID"] for found in ray.nodes() if found["Alive"]}
+    nodes = {key: node for key, node in nodes.items() if key in living}
+    there = {node.address for node in nodes.values()}
+    nodes = {k: replace(n, unreachable=tuple(a for a in n.unreachable if a in there)) for k, n in nodes.items()}
     return sorted(nodes.values(), key=lambda node: (node.trains, node.name, node.address))
 
 

@@ -98,8 +98,8 @@ def test_a_cifar_file_that_would_run_code_is_refused(tmp_path: object) -> None:
 
     folder = Path(str(tmp_path)) / "cifar-10-batches-py"
     folder.mkdir()
-    (folder / "data_batch_1").write_bytes(pickle.dumps({"data": print}))
-    with pytest.raises(HarnessError, match=r"data_batch_1 is not an original CIFAR file: builtins.print has no place"):
+    (folder / "data_batch_1").write_bytes(pickle.dumps({"data": eval}))
+    with pytest.raises(HarnessError, match=r"data_batch_1 is not an original CIFAR file: builtins.eval has no place"):
         open_data(DataConfig(name="cifar10", root=str(tmp_path)), 0, Share(), CPU, 100)
 
 

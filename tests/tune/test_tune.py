@@ -170,6 +170,21 @@ def test_a_lost_worker_and_a_lost_node(tmp_path: Path, cluster: Any) -> None:
     assert [t.state for t in trials_of(out)] == [TrialState.COMPLETE] * 4
 
 
+def test_a_node_that_goes_while_it_is_asked_is_no_fault(tmp_path: Path, cluster: Any) -> None:
+    """Ray lists it for half a minute more: `bench` just after it would be refused."""
+    node = cluster.add_node(num_cpus=1)
+    (raylet,) = node.all_processes["raylet"]
+    try:
+        os.kill(raylet.process.pid, signal.SIGSTOP)
+        words = ["-m", "harness", "doctor", "--address", cluster.address, "--out", str(tmp_path)]
+        done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=200, check=False)
+    finally:
+        os.kill(raylet.process.pid, signal.SIGCONT)
+        cluster.remove_node(node, allow_graceful=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "cannot run the harness" not in done.stdout + done.stderr
+
+
 def test_a_suite_whose_driver_is_killed_and_whose_node_is_lost(tmp_path: Path, cluster: Any) -> None:
     """Results are those of a suite that nothing happened to, to the last bit."""
     suite = tmp_path / "suite.yaml"
