@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -39,6 +39,20 @@ class TopKASTOptions(SparseOptions):
         return self
 
 
+class _WeightedSquares(torch.autograd.Function):
+    """Sum of weights * theta^2, reading theta once each way and keeping only the product."""
+
+    @staticmethod
+    def forward(ctx: Any, theta: Tensor, weights: Tensor) -> Tensor:
+        product = theta * weights
+        ctx.save_for_backward(product)
+        return (product * theta).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return ctx.saved_tensors[0] * (2 * gradients[0]), None
+
+
 class ForwardBackward(HiddenWeight):
     """theta * mask forward; the gradient reaches `backward_mask`, which contains the mask."""
 
@@ -48,6 +62,7 @@ class ForwardBackward(HiddenWeight):
         super().__init__(torch.zeros(shape, dtype=torch.bool), trains_all=False)
         self.register_buffer("backward_mask", torch.zeros(shape, dtype=torch.bool))
         self.n_forward, self.n_backward = n_forward, n_backward
+        self._weights: tuple[tuple[float, ...], Tensor] | None = None
 
     def choose(self, theta: Tensor, n_backward: int) -> Tensor:
         """Take the largest `n_backward` weights for training; returns those for the forward pass."""
@@ -64,6 +79,15 @@ class ForwardBackward(HiddenWeight):
 
     def survivors(self, new: Tensor) -> tuple[None, Tensor]:
         return None, self.backward_mask
+
+    def penalty_weights(self, factor: float) -> Tensor:
+        """1 where the forward pass uses a weight, 1 / factor where it is only trained; anew where a mask changed."""
+        masks = self.mask, self.backward_mask
+        of = factor, *(n for mask in masks for n in (mask.data_ptr(), mask._version))
+        if self._weights is None or self._weights[0] != of:
+            explored = (self.backward_mask & ~self.mask).float() / factor
+            self._weights = of, explored + self.mask
+        return self._weights[1]
 
 
 class TopKAST(SparseMethod):
@@ -106,9 +130,7 @@ class TopKAST(SparseMethod):
         factor = self.options.density if self.options.penalty_factor == "density" else 1 - self.options.density
         parts = []
         for layer in self.shapes:
-            view, theta = self.tensors.view(layer), self.tensors.stored(layer)
+            view = self.tensors.view(layer)
             assert isinstance(view, ForwardBackward)
-            square = theta.square()
-            explored = view.backward_mask & ~view.mask
-            parts.append((square * view.mask).sum() + (square * explored).sum() / factor)
+            parts.append(_WeightedSquares.apply(self.tensors.stored(layer), view.penalty_weights(factor)))
         return self.options.penalty * torch.stack(parts).sum()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -22,6 +23,8 @@ class Figure:
     stretch: float | None = None
     at_least: bool = False
     note: str = ""
+    profile: tuple[tuple[str, float, float], ...] = ()
+    """Where the two contenders differ: an operator, and its milliseconds in a step of each."""
 
     @property
     def median(self) -> float:
@@ -41,6 +44,7 @@ class Figure:
             "name": self.name, "median": self.median, "least": min(self.values), "most": max(self.values),
             "n": len(self.values), "goal": self.goal, "stretch": self.stretch, "at_least": self.at_least,
             "met": self.met, "note": self.note,
+            "profile": [list(line) for line in self.profile] if self.met == "missed" else [],
         }  # fmt: skip
 
 
@@ -64,6 +68,23 @@ def take_turns(contenders: Mapping[str, Callable[[], object]], rounds: int) -> d
 def ratios(of: Sequence[float], over: Sequence[float]) -> tuple[float, ...]:
     """Turn by turn."""
     return tuple(a / b for a, b in zip(of, over, strict=True))
+
+
+def differences(
+    of: Callable[[], object], over: Callable[[], object], n_steps: int, n_turns: int = 5, most: int = 6
+) -> tuple[tuple[str, float, float], ...]:
+    """The operators whose own time on the CPU differs most between two contenders that take `n_steps` steps a turn."""
+    ours, theirs = (_own_times(turn, n_turns, n_steps * n_turns) for turn in (of, over))
+    names = sorted(ours | theirs, key=lambda name: -abs(ours.get(name, 0.0) - theirs.get(name, 0.0)))
+    return tuple((name, ours.get(name, 0.0), theirs.get(name, 0.0)) for name in names[:most])
+
+
+def _own_times(turn: Callable[[], object], n_turns: int, n_steps: int) -> dict[str, float]:
+    """Milliseconds of a step by operator, what it calls not included."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        for _ in range(n_turns):
+            turn()
+    return {event.key: event.self_cpu_time_total / 1000 / n_steps for event in profile.key_averages()}
 
 
 def show(title: str, figures: Sequence[Figure]) -> None:

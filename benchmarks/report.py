@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 HEAD = ("| figure | goal | stretch | here | least to most | |", "|---|---|---|---|---|---|")
+PROFILE_HEAD = ("| missed | operator | ms of a step | beside |", "|---|---|---|---|")
 
 
 def lines(folder: Path) -> Iterator[str]:
@@ -23,6 +24,15 @@ def lines(folder: Path) -> Iterator[str]:
         yield from (f"{device}, {date}; {commands}.", "", *HEAD)
         yield from (row(figure) for result in results for figure in result["figures"]["figures"])
         yield ""
+        missed = [f for result in results for f in result["figures"]["figures"] if f.get("profile")]
+        if missed:
+            yield from ("Where those that missed their goal differ from what they are beside, by profile:", "")
+            yield from (*PROFILE_HEAD, *(line for figure in missed for line in where(figure)), "")
+
+
+def where(figure: dict[str, Any]) -> Iterator[str]:
+    for i, (name, here, beside) in enumerate(figure["profile"]):
+        yield f"| {figure['name'] if i == 0 else ''} | `{name}` | {here:.3g} | {beside:.3g} |"
 
 
 def row(figure: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.contenders import FOREVER, Stepping, by_hand, job_of, on
-from benchmarks.figures import Figure, ratios, show, take_turns
+from benchmarks.figures import Figure, differences, ratios, show, take_turns
 from harness.train.profile import NOTHING, Parts, wait_for
 
 DENSITY = 0.01
@@ -56,22 +56,26 @@ def beside_by_hand(smoke: bool) -> Iterator[Figure]:
         if smoke:
             sections, n = {**sections, "model": sections.get("model", {"width": 2}), "data": {"batch_size": 16}}, 1
         job = job_of(**sections)
-        taken = take_turns({"harness": Stepping(job, n), "hand": by_hand(job, n)}, rounds=2 if smoke else 25)
+        ours, theirs = Stepping(job, n), by_hand(job, n)
+        taken = take_turns({"harness": ours, "hand": theirs}, rounds=2 if smoke else 25)
         speed = ratios(taken["hand"], taken["harness"])
         rate = job.config.data.batch_size * n / median(taken["harness"])
         yield Figure(
-            f"images/s over a loop by hand: {name}", speed, goal, 1.0, at_least=True, note=f"{rate:,.0f} images/s"
-        )
+            f"images/s over a loop by hand: {name}", speed, goal, 1.0, at_least=True, note=f"{rate:,.0f} images/s",
+            profile=differences(ours, theirs, n, 1 if smoke else 5),
+        )  # fmt: skip
 
 
 def masks_beside_dense(smoke: bool) -> Iterator[Figure]:
     wanted = ("set", "east") if smoke else tuple(MASK_METHODS)
-    n, rounds = (1, 2) if smoke else (on(30, 1), 41)
+    n, rounds = (1, 2) if smoke else (on(30, 1), 121)
     sections: dict[str, Any] = {"model": {"width": 2}} if smoke else {}
     dense = Stepping(job_of(**sections), n)
     for name in wanted:  # in pairs, step by step: what is asked for is less than what a machine drifts by in a minute
-        taken = take_turns({"dense": dense, name: Stepping(job_of(method=MASK_METHODS[name], **sections), n)}, rounds)
-        yield Figure(f"step of {name} over dense", ratios(taken[name], taken["dense"]), 1.02, 1.005)
+        sparse = Stepping(job_of(method=MASK_METHODS[name], **sections), n)
+        taken = take_turns({"dense": dense, name: sparse}, rounds)
+        profile = differences(sparse, dense, n, 1 if smoke else 20)
+        yield Figure(f"step of {name} over dense", ratios(taken[name], taken["dense"]), 1.02, 1.005, profile=profile)
     n, rounds = (2, 2) if smoke else (200, 9)
     small = {name: Stepping(job_of(method=MASK_METHODS[name], **LENET), n) for name in ("set", "rigl")}
     taken = take_turns({"dense": Stepping(job_of(**LENET), n), **small}, rounds)

@@ -5,16 +5,33 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from harness.cli.app import app
-from harness.cli.options import DataRoot, Json, Out, Seeds, Set, console_for, export_data_root, parse_seeds, patch_of
+from harness.cli.options import (
+    Address,
+    DataRoot,
+    EngineName,
+    Json,
+    Out,
+    Seeds,
+    Set,
+    Workers,
+    ZeroStage,
+    console_for,
+    export_data_root,
+    parse_seeds,
+    patch_of,
+)
+from harness.errors import HarnessError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from harness.config import Cell
     from harness.tune.plan import Device, Planned
 
 
@@ -23,58 +40,81 @@ def plan(
     suite: Annotated[str, typer.Argument(help="A recipe or suite of `harness recipes`, or a .yaml file.")],
     device: Annotated[str, typer.Option(help="What the runs will be on, from the table of devices.")] = "h100",
     devices: Annotated[Path | None, typer.Option(help="A table of your own: rates, memory, prices.")] = None,
-    gpus: Annotated[int, typer.Option(help="How many of them at a time.", min=1)] = 8,
+    gpus: Annotated[
+        int | None, typer.Option(help="How many of them at a time (default 8; measured: what is there).", min=1)
+    ] = None,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Time the first steps of each method here instead.")
+        bool, typer.Option("--measure", help="Time the first steps of each method at --address, not by the table.")
     ] = False,
+    address: Address = "local",
     settings: Set = None,
     seeds: Seeds = None,
     methods: Annotated[str | None, typer.Option(help="Only these methods of the suite, comma-separated.")] = None,
+    workers: Workers = None,
+    engine: EngineName = None,
+    zero_stage: ZeroStage = None,
     out: Out = None,
     data_root: DataRoot = None,
     as_json: Json = False,
 ) -> None:
-    """Cells, FLOPs, device-hours, memory, disk and money of what is not done yet; launches nothing."""
-    from harness.config import cells_of, fingerprint, load_recipe
+    """Cells, FLOPs, device-hours, memory, disk and money of what is not done yet; launches nothing.
+
+    Of what is done, how far the estimate was off.
+    """
+    from harness.config import cells_of, load_recipe
     from harness.config.recipes import out_root
     from harness.tune.plan import device_of, plan_cells
 
     export_data_root(data_root)
     found, console = load_recipe(suite), console_for(as_json)
-    patch = patch_of(settings, data_root, None, None, None, None, None)
+    patch = patch_of(settings, data_root, None, None, workers, engine, zero_stage)
     cells = cells_of(found, patch, parse_seeds(seeds) if seeds else None, methods.split(",") if methods else None)
-    table = device_of(device, devices)
-    measured: dict[str, float] = {}
+    table, root, measured = device_of(device, devices), out_root(out), None
     if measure:
-        from harness.train.cost import measure_cost
-
-        for cell in cells:
-            who = fingerprint(cell.config)
-            if who not in measured:
-                measured[who] = measure_cost(cell.config, cell.seed).of(cell.config)
-    planned = plan_cells(cells, out_root(out), table, measured)
+        measured, there = measure_at(address, cells, root)
+        gpus = gpus or there
+    gpus = gpus or 8
+    planned = plan_cells(cells, root, table, measured)
     summary = summarise(planned, table, gpus)
     if as_json:
-        rows = [{"run_id": p.cell.run_id, "done": p.done, "seconds": p.seconds, **asdict(p.need)} for p in planned]
+        rows = [
+            {"run_id": p.cell.run_id, "done": p.done, "seconds": p.seconds, "took": p.took, **asdict(p.need)}
+            for p in planned
+        ]
         print(
             json.dumps({"suite": found.name, "device": device, "measured": measure, **summary, "cells": rows}, indent=1)
         )
         return
-    show(
-        planned,
-        summary,
-        f"{found.name} on {gpus} x " + ("this machine's device, measured" if measure else device),
-        console,
-    )
+    where = f"{'this machine' if address == 'local' else address}, measured" if measure else device
+    show(planned, summary, f"{found.name} on {gpus} x {where}", console)
+
+
+def measure_at(address: str, cells: list[Cell], out: Path) -> tuple[list[float], int]:
+    """Seconds of each run there, and how many devices there are."""
+    from harness.tune.cluster import check_fits, connected, uses_gpu
+    from harness.tune.estimate import seconds_of
+    from harness.tune.launch import at_once
+
+    with connected(address) as resources:
+        check_fits(cells, resources)
+        seconds = seconds_of(cells, out, 1.0 if uses_gpu(cells[0], resources) else 0.0)
+        n_devices = at_once(cells[0], resources, 1.0) * cells[0].config.engine.workers
+    if seconds is None:
+        raise HarnessError("no run could take its first steps there: harness train RECIPE says what keeps it from that")
+    return seconds, n_devices
 
 
 def summarise(planned: list[Planned], device: Device, gpus: int) -> dict[str, Any]:
     """Of what is not done. Device hours are of all; wall time is those divided, and no less than the longest run."""
+    from harness.tune.nodes import LEAST_SHARED
     from harness.tune.plan import largest_batch
 
     left = [(p, 1 - p.done) for p in planned if p.done < 1]
-    low, high = (sum(share * p.seconds[i] for p, share in left if p.seconds) / 3600 for i in range(2))
-    longest = [max((share * p.seconds[i] / 3600 for p, share in left if p.seconds), default=0.0) for i in range(2)]
+    low, high = (sum(share * p.seconds[i] for p, share in left) / 3600 for i in range(2))
+    longest = [
+        max((share * p.seconds[i] / p.cell.config.engine.workers / 3600 for p, share in left), default=0.0)
+        for i in range(2)
+    ]
     widest = max(planned, key=lambda p: p.need.fixed_bytes + p.cell.config.data.batch_size * p.need.image_bytes)
     batch = widest.cell.config.data.batch_size // widest.cell.config.engine.workers
     return {
@@ -85,8 +125,20 @@ def summarise(planned: list[Planned], device: Device, gpus: int) -> dict[str, An
         "memory_gb": (widest.need.fixed_bytes + batch * widest.need.image_bytes) / 1e9,
         "largest_batch": largest_batch(widest.need, device),
         "disk_gb": sum(p.need.disk_bytes for p in planned) / 1e9,
+        "shared_gb": LEAST_SHARED,
         "price": None if device.price_per_hour is None else [device.price_per_hour * h for h in (low, high)],
+        "done": truth([p for p in planned if p.took is not None]),
     }  # fmt: skip
+
+
+def truth(done: list[Planned]) -> dict[str, Any] | None:
+    """What the runs that are done took, beside what is said of them here."""
+    if not done:
+        return None
+    took = sum(p.took or 0.0 for p in done) / 3600
+    low, high = (sum(p.seconds[i] for p in done) / 3600 for i in range(2))
+    off = low / took - 1 if took < low else high / took - 1 if took > high else 0.0
+    return {"device_hours": took, "estimated": [low, high], "devices": sorted({p.where for p in done}), "off": off}
 
 
 def show(planned: list[Planned], summary: dict[str, Any], title: str, console: Console) -> None:
@@ -96,17 +148,18 @@ def show(planned: list[Planned], summary: dict[str, Any], title: str, console: C
     from harness.tune.progress import duration
 
     table = Table(box=None, header_style="bold", title=title, title_justify="left")
-    for column in ("method", "runs", "done", "steps", "PFLOP", "counted sparse", "each on one device"):
+    for column in ("method", "runs", "done", "steps", "PFLOP", "counted sparse", "device time of each", "took"):
         table.add_column(column, justify="left" if column == "method" else "right")
     alike: dict[str, list[Planned]] = {}
     for p in planned:
         alike.setdefault(label_of(p.cell.config.method), []).append(p)
     for label, group in alike.items():
-        need, seconds = group[0].need, group[0].seconds
-        each = "-" if seconds is None else f"{duration(seconds[0])} to {duration(seconds[1])}"
+        need, (least, most) = group[0].need, group[0].seconds
+        took = [p.took for p in group if p.took is not None]
         n_done = sum(p.done == 1 for p in group)
         table.add_row(label, str(len(group)), str(n_done), f"{need.steps:,}", f"{need.dense_flops / 1e15:,.3g}",
-                      f"{need.sparse_flops / 1e15:,.3g}", each)  # fmt: skip
+                      f"{need.sparse_flops / 1e15:,.3g}", f"{duration(least)} to {duration(most)}",
+                      duration(median(took)) if took else "-")  # fmt: skip
     console.print(table)
     low, high = summary["device_hours"]
     wall = summary["wall_hours"]
@@ -119,8 +172,19 @@ def show(planned: list[Planned], summary: dict[str, Any], title: str, console: C
     )  # fmt: skip
     console.print(
         f"memory of the largest: {summary['memory_gb']:.3g} GB a device, where a batch of up to "
-        f"{summary['largest_batch']:,} fits; disk: up to {summary['disk_gb']:.3g} GB; computed, not measured",
+        f"{summary['largest_batch']:,} fits; disk: up to {summary['disk_gb']:.3g} GB; shared memory of a "
+        f"node: {summary['shared_gb']:g} GB, for Ray and NCCL (loaders are threads); computed, not measured",
         soft_wrap=True, highlight=False,
     )  # fmt: skip
     if summary["price"] is None:
         console.print("no money: the table of devices has no price_per_hour (--devices FILE)", highlight=False)
+    if (done := summary["done"]) is not None:
+        low, high = done["estimated"]
+        verdict = (
+            f"{100 * abs(done['off']):.0f} % too {'much' if done['off'] > 0 else 'little'}" if done["off"] else "right"
+        )
+        console.print(
+            f"the {summary['n_done']} that are done took {done['device_hours']:,.3g} device hours "
+            f"({', '.join(done['devices'])}); estimated {low:,.3g} to {high:,.3g}: {verdict}",
+            soft_wrap=True, highlight=False,
+        )  # fmt: skip

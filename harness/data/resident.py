@@ -44,6 +44,7 @@ class ResidentLoader:
 
     def train(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
         n, pad, flip = self.sizes["train"], self.config.pad, self.config.flip
+        alone = self.share == Share()
         # what an epoch draws goes to the device once: a copy for every batch would wait for the device every time
         order = epoch_order(n, self.seed, epoch).to(self.device)
         noise = keyed_generator(self.seed, "augment", epoch)
@@ -51,10 +52,10 @@ class ResidentLoader:
         flips = (torch.rand(n, generator=noise) < 0.5).to(self.device)
         for start, end in batch_bounds(n, self.config.batch_size)[first_batch:]:
             mine, weight = self._mine(end - start)
-            pixels, labels = self._gather("train", order[start:end][mine])
+            places = slice(start, end) if alone else start + mine
+            pixels, labels = self._gather("train", order[places])
             if pad or flip:
-                mirrored = flips[start:end][mine] if flip else None
-                pixels = windows(pixels, self.inputs.size, offsets[start:end][mine], mirrored)
+                pixels = windows(pixels, self.inputs.size, offsets[places], flips[places] if flip else None)
             yield Batch(self._normalised(pixels), labels, weight, end - start)
 
     def evaluate(self, split: Split) -> Iterator[Batch]:
@@ -72,7 +73,7 @@ class ResidentLoader:
 
     def _gather(self, split: Split, index: Tensor) -> tuple[Tensor, Tensor]:
         images, labels = self.data[split]
-        return images.index_select(0, index), labels[index]
+        return images.index_select(0, index), labels.index_select(0, index)
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         return torch.addcmul(self.shift, pixels.float(), self.scale)

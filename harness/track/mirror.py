@@ -282,9 +282,9 @@ class BackgroundMirror:
     """Follows the records of some runs while they train. A server that is away costs a warning, nothing else."""
 
     PERIOD_S = 2.0
-    SLOWEST_S = 60.0
+    SLOWEST_S = 120.0
     SHARE = 0.001
-    """Of a core that following may take, unless news would be older than a minute."""
+    """Of a core that following may take, unless news would be older than that."""
 
     BACKOFF_S = 15.0
 

@@ -35,7 +35,7 @@ def images_per_second(config: RunConfig, n_classes: int, seconds: float) -> floa
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Seconds of one process on the device it would train on."""
+    """Seconds of a run on the devices it would train on, all its processes at work."""
 
     start_s: float
     """From a config to a network that can train: data, masks, scores at initialisation."""
@@ -76,9 +76,10 @@ def _step_times(job: Job, seconds: float) -> Iterator[float]:
             until = now + seconds
         if step > WARM_UP or step == job.clock.total_steps:
             yield now - began
-        if step == WARM_UP + MOST_STEPS or now > until:
+        over = torch.tensor(step == WARM_UP + MOST_STEPS or now > until, dtype=torch.float32, device=job.engine.device)
+        if job.engine.ranks.max(over).item():  # all stop at the same step, or the rest would wait for one another
             return
-        began = now
+        began = time.perf_counter()
 
 
 @torch.no_grad()
@@ -91,4 +92,4 @@ def _image_time(job: Job, seconds: float) -> float:
         wait_for(job.engine.device)
         if time.perf_counter() > began + seconds:
             break
-    return (time.perf_counter() - began) / n_images
+    return (time.perf_counter() - began) / (n_images * job.engine.ranks.world_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -162,7 +163,7 @@ def take_step(job: Job, step: int, batch: Batch) -> Tensor:
     with parts("method"):
         method.before_step(step)
         engine.use_gradient_rule(dense=clips_dense or needs_gradient)
-    loss_sum = torch.zeros((), device=engine.device)
+    loss_sum: Tensor | None = None
     size = len(batch.labels) // job.config.engine.accumulation
     for start in range(0, len(batch.labels), size):
         part = slice(start, start + size)
@@ -173,7 +174,7 @@ def take_step(job: Job, step: int, batch: Batch) -> Tensor:
                 logits, batch.labels[part], reduction="none", label_smoothing=optimizer.label_smoothing
             )
             part_sum = (losses * batch.weight[part]).sum()
-            loss_sum += part_sum.detach()
+            loss_sum = part_sum.detach() if loss_sum is None else loss_sum + part_sum.detach()
             if (extra := method.extra_loss()) is not None:  # each part adds its share, in the unit of a sum over images
                 n_parts = engine.ranks.world_size * job.config.engine.accumulation
                 part_sum = part_sum + extra * (batch.n_global / n_parts)
@@ -195,6 +196,7 @@ def take_step(job: Job, step: int, batch: Batch) -> Tensor:
             update_topology(job, step)
         if job.average is not None:
             job.average.update()
+    assert loss_sum is not None, "a batch holds an image"
     return loss_sum
 
 
@@ -217,15 +219,20 @@ def update_topology(job: Job, step: int) -> None:
 
 
 class Meter:
-    """Sums between two evaluations, on the device: reading them is the only synchronisation."""
+    """Sums between two evaluations. Losses stay where they are until they are read: that is the only synchronisation,
+    and a step adds no work to its device."""
+
+    KEPT = 1000
+    """Losses that are kept as tensors of their own."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.reset()
 
     def reset(self) -> None:
-        self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
-        self.bad_step = torch.full((), NEVER, dtype=torch.int64, device=self.device)
+        self._losses: list[Tensor] = []
+        self._stacks: list[Tensor] = []
+        self._step, self._sum, self._bad_step = 0, 0.0, NEVER
         self.n_images = 0
         self.waited_s = 0.0
         self.started = time.monotonic()
@@ -233,7 +240,27 @@ class Meter:
     def resume(self, progress: Progress, rank: int) -> None:
         """Start from the window that a checkpoint was taken in; rank 0 holds what all ranks had."""
         self.n_images = progress.window_images
-        self.loss_sum += progress.window_loss if rank == 0 else 0.0
+        self._sum = progress.window_loss if rank == 0 else 0.0
+
+    @property
+    def loss_sum(self) -> Tensor:
+        """Of this rank, in fp64, in the order of steps."""
+        self._read()
+        return torch.tensor(self._sum, dtype=torch.float64, device=self.device)
+
+    def _read(self) -> None:
+        self._stack()
+        values = torch.cat(self._stacks).tolist() if self._stacks else []
+        for step, value in enumerate(values, self._step + 1 - len(values)):
+            self._sum += value
+            if not math.isfinite(value):
+                self._bad_step = min(self._bad_step, step)
+        self._stacks = []
+
+    def _stack(self) -> None:
+        if self._losses:
+            self._stacks.append(torch.stack(self._losses))
+            self._losses = []
 
     def waited(self, job: Job, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches of an epoch; what it takes to get each is added up."""
@@ -247,13 +274,16 @@ class Meter:
             yield batch
 
     def add(self, loss: Tensor, n_images: int, step: int) -> None:
-        self.loss_sum += loss
-        self.bad_step = torch.where(torch.isfinite(loss), self.bad_step, self.bad_step.clamp(max=step))
+        self._losses.append(loss)
+        if len(self._losses) == self.KEPT:
+            self._stack()
+        self._step = step
         self.n_images += n_images
 
     def check(self, job: Job, progress: Progress) -> None:
         """Account the time; raise Diverged at a loss that was not finite, with its step and the last good numbers."""
-        bad_step = int(job.engine.ranks.min(self.bad_step))
+        self._read()
+        bad_step = int(job.engine.ranks.min(torch.tensor(self._bad_step, device=self.device)))
         progress.train_seconds += time.monotonic() - self.started
         progress.loading_seconds += self.waited_s
         if bad_step < NEVER:

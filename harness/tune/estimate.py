@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
+from pathlib import Path
 
 from harness.config import Cell
 from harness.config.schema import model_label, shown_name
@@ -28,22 +29,32 @@ class Estimate:
         return max(free)
 
 
-def estimate(cells: list[Cell], gpu_share: float, n_at_once: int) -> Estimate | None:
-    """None for runs of several workers, and where nothing could be measured. Needs a connection to Ray.
+def estimate(cells: list[Cell], out: Path, gpu_share: float, n_at_once: int) -> Estimate | None:
+    """None where nothing could be measured. Needs a connection to Ray. gpu_share: of a GPU that a run of one worker is
+    given; 0: runs train on the CPU."""
+    seconds = seconds_of(cells, out, gpu_share)
+    return None if seconds is None else Estimate(tuple(seconds), n_at_once)
 
-    gpu_share: of a GPU that a run is given; 0: it trains on the CPU. As many are measured at once as will run at once.
-    """
+
+def seconds_of(cells: list[Cell], out: Path, gpu_share: float) -> list[float] | None:
+    """Per run, on its own workers. As many kinds of run are measured at once as will run at once; one that could not
+    be is taken to be as the dearest."""
     import ray
 
     from harness.train.cost import Cost, measure_cost
+    from harness.tune.workers import measure_on_workers
 
-    if any(cell.config.engine.workers > 1 for cell in cells):
-        return None
     alike: dict[tuple[object, ...], Cell] = {}
     for cell in cells:
         alike.setdefault(_kind(cell), cell)
-    measure = ray.remote(num_cpus=1, num_gpus=gpu_share, max_retries=0)(measure_cost)
-    tasks = {kind: measure.remote(cell.config, cell.seed) for kind, cell in alike.items()}
+    alone = ray.remote(num_cpus=1, num_gpus=gpu_share, max_retries=0)(measure_cost)
+    # as a trial of several workers does: it waits for them on the head node and holds no CPU
+    group = ray.remote(num_cpus=0, resources={"node:__internal_head__": 0.001}, max_retries=0)(measure_on_workers)
+    tasks = {
+        kind: group.remote(cell, out, gpu_share > 0) if cell.config.engine.workers > 1
+        else alone.remote(cell.config, cell.seed)
+        for kind, cell in alike.items()
+    }  # fmt: skip
     ray.wait(list(tasks.values()), num_returns=len(tasks), timeout=MEASURING_S)
     costs: dict[tuple[object, ...], Cost] = {}
     for kind, task in tasks.items():
@@ -56,10 +67,12 @@ def estimate(cells: list[Cell], gpu_share: float, n_at_once: int) -> Estimate | 
     if not costs:
         return None
     dearest = max(costs.values(), key=lambda cost: cost.step_s)
-    return Estimate(tuple(costs.get(_kind(cell), dearest).of(cell.config) for cell in cells), n_at_once)
+    return [costs.get(_kind(cell), dearest).of(cell.config) for cell in cells]
 
 
 def _kind(cell: Cell) -> tuple[object, ...]:
     """What a step costs the same for, near enough."""
     c = cell.config
-    return c.data.name, c.data.batch_size, model_label(c), c.method.name, shown_name(c.method)
+    e = c.engine
+    mode = e.name, e.workers, e.zero_stage, e.precision
+    return c.data.name, c.data.batch_size, model_label(c), c.method.name, shown_name(c.method), mode

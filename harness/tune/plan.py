@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,9 @@ SAMPLES = 400
 
 FULL = 0.92
 """Share of a device's memory that a run may fill: allocators leave holes."""
+
+MEASURED = 0.9, 1.2
+"""Least and most of what first steps say a run takes."""
 
 CONTEXT_BYTES = 600_000_000
 """Of a process on a GPU before it does anything."""
@@ -162,31 +165,38 @@ class Planned:
     done: float
     """0 to 1."""
 
-    seconds: tuple[float, float] | None
-    """On one device, least and most, for all of it; None where the device is not known."""
+    seconds: tuple[float, float]
+    """Of a device, least and most, for all of it."""
+
+    took: float | None = None
+    """Seconds of a device that it did take, where it is done."""
+
+    where: str = ""
+    """The device that it is done on."""
 
 
-def plan_cells(cells: list[Cell], out: Path, device: Device | None, measured: Mapping[str, float]) -> list[Planned]:
-    """measured: seconds of a whole run by fingerprint, which then count instead of the device's rate."""
+def plan_cells(cells: list[Cell], out: Path, device: Device, measured: Sequence[float] | None = None) -> list[Planned]:
+    """measured: seconds of each whole run on all its workers, which then count instead of the device's rate."""
     needs: dict[str, Need] = {}
     planned = []
-    for cell in cells:
+    for i, cell in enumerate(cells):
         who = fingerprint(cell.config)
         if who not in needs:
             needs[who] = need_of(cell.config, cell.seed)
-        finished = (read_result(out / cell.run_id) or {}).get("status") == "done"
+        result = read_result(out / cell.run_id) or {}
+        finished = result.get("status") == "done"
         done = 1.0 if finished else min(fraction_done(out / cell.run_id), 0.99)
-        planned.append(Planned(cell, needs[who], done, _seconds(cell.config, needs[who], device, measured.get(who))))
+        n = cell.config.engine.workers
+        if measured is None:
+            seconds = _seconds(cell.config, needs[who], device)
+        else:
+            seconds = n * MEASURED[0] * measured[i], n * MEASURED[1] * measured[i]
+        took = result["workers"] * result["train_seconds"] if finished else None
+        planned.append(Planned(cell, needs[who], done, seconds, took, str(result.get("device", ""))))
     return planned
 
 
-def _seconds(
-    config: RunConfig, need: Need, device: Device | None, measured: float | None
-) -> tuple[float, float] | None:
-    if measured is not None:
-        return 0.9 * measured, 1.2 * measured
-    if device is None:
-        return None
+def _seconds(config: RunConfig, need: Need, device: Device) -> tuple[float, float]:
     if config.engine.precision not in device.tflops:
         raise HarnessError(
             f"the device's table has no rate for {config.engine.precision}, only for {', '.join(device.tflops)}: "

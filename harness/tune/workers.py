@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from shutil import rmtree
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from harness.config import Cell, build_config
 from harness.errors import CheckFailed, HarnessError, Interrupted
@@ -14,6 +16,10 @@ from harness.track.record import STOP_NOTE, read_result
 from harness.tune.cluster import node_shapes
 from harness.tune.launch import RETRIES
 
+if TYPE_CHECKING:
+    from harness.train.cost import Cost
+
+SCRATCH = Path(".ray", "train")
 BEAT_S = 1.0
 LEASE_S = 600.0
 """For a host that was cut off to give up its run: Ray there takes minutes to end, a lease on NFS may take some too."""
@@ -37,11 +43,26 @@ def train_on_workers(cell: Cell, out: Path, gpu: bool) -> Iterator[dict[str, Any
 
 def _train(cell: Cell, out: Path, gpu: bool) -> None:
     """A group that lost a worker, its node or the way to it is started again, and continues from the checkpoint."""
+    _group(worker, cell, out, gpu, cell.run_id, RETRIES)
+
+
+def measure_on_workers(cell: Cell, out: Path, gpu: bool) -> Cost:
+    """What the run costs on as many workers as it will have, placed as they will be; nothing of it is kept."""
+    name = f"measure-{uuid4().hex[:12]}"
+    try:
+        cost: Cost = _group(measuring_worker, cell, out, gpu, name, 0)
+    finally:
+        rmtree(out / SCRATCH / name, ignore_errors=True)
+    return cost
+
+
+def _group(loop: Callable[[dict[str, Any]], Any], cell: Cell, out: Path, gpu: bool, name: str, retries: int) -> Any:
+    """Returns what the first rank's loop returned."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     trainer = TorchTrainer(
-        worker,
+        loop,
         train_loop_config={"config": cell.config.model_dump(mode="json"), "seed": cell.seed, "out": str(out)},
         scaling_config=ScalingConfig(
             num_workers=cell.config.engine.workers,
@@ -51,12 +72,10 @@ def _train(cell: Cell, out: Path, gpu: bool) -> None:
         ),
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         run_config=RunConfig(
-            name=cell.run_id,
-            storage_path=str(out / ".ray" / "train"),
-            failure_config=FailureConfig(max_failures=RETRIES),
+            name=name, storage_path=str(out / SCRATCH), failure_config=FailureConfig(max_failures=retries)
         ),
-    )
-    trainer.fit()
+    )  # fmt: skip
+    return trainer.fit().return_value
 
 
 def placement(n_workers: int, nodes: list[dict[str, float]], gpu: bool) -> str:
@@ -85,3 +104,10 @@ def worker(settings: dict[str, Any]) -> None:
             record_failure(cell, out, error)
         if not isinstance(error, CheckFailed):
             raise
+
+
+def measuring_worker(settings: dict[str, Any]) -> Cost:
+    from harness.train.cost import measure_cost
+
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    return measure_cost(build_config(settings["config"], "cell"), settings["seed"])

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
-from harness.config import Cell, build_config, fingerprint
+from harness.cli.plans import summarise
+from harness.config import Cell, build_config
 from harness.config.schema import DataConfig, ModelConfig
 from harness.data.batches import Share
 from harness.data.open import open_data
@@ -74,14 +76,54 @@ def test_the_largest_batch_fills_the_device() -> None:
 def test_what_is_done_is_taken_off_and_the_device_gives_the_hours(tmp_path: Path) -> None:
     config = lenet()
     list(execute(config, 0, tmp_path))
-    done, left = plan_cells([Cell(config, seed) for seed in (0, 1)], tmp_path, TABLE, {})
+    done, left = plan_cells([Cell(config, seed) for seed in (0, 1)], tmp_path, TABLE)
     assert (done.done, left.done) == (1.0, 0.0)
     assert left.seconds == pytest.approx((left.need.dense_flops / 1e12, left.need.dense_flops / 0.5e12))
 
 
 def test_what_was_measured_counts_more_than_a_table(tmp_path: Path) -> None:
-    (planned,) = plan_cells([Cell(lenet(), 0)], tmp_path, TABLE, {fingerprint(lenet()): 100.0})
+    (planned,) = plan_cells([Cell(lenet(), 0)], tmp_path, TABLE, [100.0])
     assert planned.seconds == pytest.approx((90.0, 120.0))
+
+
+def test_workers_share_a_run_so_its_wall_time_is_a_part_of_its_devices(tmp_path: Path) -> None:
+    cells = [Cell(lenet(engine={"workers": 4}), 0)]
+    planned = plan_cells(cells, tmp_path, TABLE, [3600.0])
+    summary = summarise(planned, TABLE, 8)
+    assert summary["device_hours"] == pytest.approx([4 * 0.9, 4 * 1.2])
+    assert summary["wall_hours"] == pytest.approx([0.9, 1.2])
+
+
+def test_what_is_done_is_held_against_what_was_said_of_it(tmp_path: Path) -> None:
+    config = lenet(schedule={"epochs": 1})
+    result = list(execute(config, 0, tmp_path))[-1]
+    seconds = result["train_seconds"]
+    for said, off in ((seconds, 0.0), (seconds / 2, 0.6 - 1), (seconds * 4, 3.6 - 1)):
+        done = summarise(plan_cells([Cell(config, 0)], tmp_path, TABLE, [said]), TABLE, 1)["done"]
+        assert done["device_hours"] == pytest.approx(seconds / 3600)
+        assert done["off"] == pytest.approx(off)
+        assert done["devices"] == [result["device"]]
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_first_steps_are_measured_where_the_runs_would_be(n_workers: int, tmp_path: Path) -> None:
+    """On Ray, as many workers as a run has; nothing of it is kept. The runs then take about what was said."""
+    recipe = tmp_path / "small.yaml"
+    wide = {**SMALL, "model": {"name": "resnet34", "width": 4}, "schedule": {"epochs": 30}, "description": "small"}
+    wide["engine"] = {"device": "cpu", "threads": 1, "workers": n_workers}
+    recipe.write_text(yaml.safe_dump({**wide, "method": METHODS["rigl"]}))
+    out = ["--out", str(tmp_path / "runs")]
+    harness = [sys.executable, "-m", "harness"]
+    plan = [*harness, "plan", str(recipe), "--measure", *out, "--json"]
+    before = json.loads(subprocess.run(plan, capture_output=True, text=True, check=True).stdout)
+    assert before["done"] is None
+    assert not [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
+    bench = [*harness, "bench", str(recipe), *out, "--seeds", "0", "--tracking", "none"]
+    subprocess.run(bench, capture_output=True, text=True, check=True)
+    after = json.loads(subprocess.run([*plan, "--seeds", "0"], capture_output=True, text=True, check=True).stdout)
+    assert after["n_left"] == 0
+    took, (low, high) = after["done"]["device_hours"], after["done"]["estimated"]
+    assert low / 4 < took < 4 * high  # the machine is shared: what is asked is that both are of one thing
 
 
 def test_imagenet_is_planned_where_it_is_not() -> None:
@@ -112,7 +154,7 @@ def test_a_device_that_is_not_there_and_a_table_that_is_none(tmp_path: Path) -> 
     with pytest.raises(HarnessError, match=r"mine.yaml: .*validation error"):
         device_of("mine", table)
     with pytest.raises(HarnessError, match="no rate for bf16, only for fp32"):
-        plan_cells([Cell(lenet(engine={"precision": "bf16"}), 0)], tmp_path, TABLE, {})
+        plan_cells([Cell(lenet(engine={"precision": "bf16"}), 0)], tmp_path, TABLE)
 
 
 def test_the_command_launches_nothing_and_says_what_it_would(tmp_path: Path) -> None:
