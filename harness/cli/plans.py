@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from harness.config import Cell
+    from harness.train.cost import Cost
     from harness.tune.plan import Device, Planned
 
 
@@ -75,10 +76,17 @@ def plan(
         gpus = gpus or there
     gpus = gpus or 8
     planned = plan_cells(cells, root, table, measured)
-    summary = summarise(planned, table, gpus)
+    summary = summarise(planned, table, gpus, None if measure else device)
     if as_json:
         rows = [
-            {"run_id": p.cell.run_id, "done": p.done, "seconds": p.seconds, "took": p.took, **asdict(p.need)}
+            {
+                "run_id": p.cell.run_id,
+                "done": p.done,
+                "seconds": p.seconds,
+                "training": p.training,
+                "took": p.took,
+                **asdict(p.need),
+            }
             for p in planned
         ]
         print(
@@ -86,26 +94,29 @@ def plan(
         )
         return
     where = f"{'this machine' if address == 'local' else address}, measured" if measure else device
-    show(planned, summary, f"{found.name} on {gpus} x {where}", console)
+    show(planned, summary, f"{found.name} on {gpus} x {where}", device, console)
 
 
-def measure_at(address: str, cells: list[Cell], out: Path) -> tuple[list[float], int]:
-    """Seconds of each run there, and how many devices there are."""
+def measure_at(address: str, cells: list[Cell], out: Path) -> tuple[list[Cost], int]:
+    """What each run costs there, and how many devices there are."""
     from harness.tune.cluster import check_fits, connected, uses_gpu
-    from harness.tune.estimate import seconds_of
+    from harness.tune.estimate import costs_of
     from harness.tune.launch import at_once
 
     with connected(address) as resources:
         check_fits(cells, resources)
-        seconds = seconds_of(cells, out, 1.0 if uses_gpu(cells[0], resources) else 0.0)
+        costs = costs_of(cells, out, 1.0 if uses_gpu(cells[0], resources) else 0.0)
         n_devices = at_once(cells[0], resources, 1.0) * cells[0].config.engine.workers
-    if seconds is None:
+    if costs is None:
         raise HarnessError("no run could take its first steps there: harness train RECIPE says what keeps it from that")
-    return seconds, n_devices
+    return costs, n_devices
 
 
-def summarise(planned: list[Planned], device: Device, gpus: int) -> dict[str, Any]:
-    """Of what is not done. Device hours are of all; wall time is those divided, and no less than the longest run."""
+def summarise(planned: list[Planned], device: Device, gpus: int, by_table: str | None = None) -> dict[str, Any]:
+    """Of what is not done. Device hours are of all; wall time is those divided, and no less than the longest run.
+
+    by_table: the device that estimates are of, where they were not measured.
+    """
     from harness.tune.nodes import LEAST_SHARED
     from harness.tune.plan import largest_batch
 
@@ -127,21 +138,23 @@ def summarise(planned: list[Planned], device: Device, gpus: int) -> dict[str, An
         "disk_gb": sum(p.need.disk_bytes for p in planned) / 1e9,
         "shared_gb": LEAST_SHARED,
         "price": None if device.price_per_hour is None else [device.price_per_hour * h for h in (low, high)],
-        "done": truth([p for p in planned if p.took is not None]),
+        "done": truth([p for p in planned if p.took is not None], by_table),
     }  # fmt: skip
 
 
-def truth(done: list[Planned]) -> dict[str, Any] | None:
-    """What the runs that are done took, beside what is said of them here."""
+def truth(done: list[Planned], by_table: str | None) -> dict[str, Any] | None:
+    """What the runs that are done took, beside what is said of them here; `off` is None for other devices."""
     if not done:
         return None
     took = sum(p.took or 0.0 for p in done) / 3600
-    low, high = (sum(p.seconds[i] for p in done) / 3600 for i in range(2))
-    off = low / took - 1 if took < low else high / took - 1 if took > high else 0.0
+    low, high = (sum(p.training[i] for p in done) / 3600 for i in range(2))
+    off: float | None = low / took - 1 if took < low else high / took - 1 if took > high else 0.0
+    if by_table is not None and not all(by_table.lower() in p.where.lower() for p in done):
+        off = None
     return {"device_hours": took, "estimated": [low, high], "devices": sorted({p.where for p in done}), "off": off}
 
 
-def show(planned: list[Planned], summary: dict[str, Any], title: str, console: Console) -> None:
+def show(planned: list[Planned], summary: dict[str, Any], title: str, device: str, console: Console) -> None:
     from rich.table import Table
 
     from harness.config.schema import label_of
@@ -171,20 +184,21 @@ def show(planned: list[Planned], summary: dict[str, Any], title: str, console: C
         soft_wrap=True, highlight=False,
     )  # fmt: skip
     console.print(
-        f"memory of the largest: {summary['memory_gb']:.3g} GB a device, where a batch of up to "
-        f"{summary['largest_batch']:,} fits; disk: up to {summary['disk_gb']:.3g} GB; shared memory of a "
+        f"memory of the largest: {summary['memory_gb']:.3g} GB a device; a batch of up to "
+        f"{summary['largest_batch']:,} fits on {device}; disk: up to {summary['disk_gb']:.3g} GB; shared memory of a "
         f"node: {summary['shared_gb']:g} GB, for Ray and NCCL (loaders are threads); computed, not measured",
         soft_wrap=True, highlight=False,
     )  # fmt: skip
     if summary["price"] is None:
         console.print("no money: the table of devices has no price_per_hour (--devices FILE)", highlight=False)
     if (done := summary["done"]) is not None:
-        low, high = done["estimated"]
+        (low, high), off = done["estimated"], done["off"]
         verdict = (
-            f"{100 * abs(done['off']):.0f} % too {'much' if done['off'] > 0 else 'little'}" if done["off"] else "right"
+            ": right" if off == 0 else "" if off is None else f": {abs(off):.0%} too {'much' if off > 0 else 'little'}"
         )
+        of = "" if off is not None else f" on {device}"
         console.print(
-            f"the {summary['n_done']} that are done took {done['device_hours']:,.3g} device hours "
-            f"({', '.join(done['devices'])}); estimated {low:,.3g} to {high:,.3g}: {verdict}",
+            f"the {summary['n_done']} that are done trained for {done['device_hours']:,.3g} device hours "
+            f"({', '.join(done['devices'])}); estimated{of}: {low:,.3g} to {high:,.3g}{verdict}",
             soft_wrap=True, highlight=False,
         )  # fmt: skip

@@ -40,7 +40,7 @@ def run_cells(
             check_nodes(address, out, pending, console)
             gpu, like = uses_gpu(pending[0], resources), pending[0]
             leave, n_at_once = LeaveRequest(), at_once(like, resources, gpu_share)
-            began, expected = time.monotonic(), estimate(pending, out, gpu_share if gpu else 0, n_at_once)
+            expected, began = estimate(pending, out, gpu_share if gpu else 0, n_at_once), time.monotonic()
             if expected is not None:
                 look.expect(expected)
                 console.print(

@@ -5,9 +5,13 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.config import Cell
 from harness.config.schema import model_label, shown_name
+
+if TYPE_CHECKING:
+    from harness.train.cost import Cost
 
 MEASURING_S = 120.0
 """A cluster that has not answered by then is still being brought up: no estimate."""
@@ -32,16 +36,18 @@ class Estimate:
 def estimate(cells: list[Cell], out: Path, gpu_share: float, n_at_once: int) -> Estimate | None:
     """None where nothing could be measured. Needs a connection to Ray. gpu_share: of a GPU that a run of one worker is
     given; 0: runs train on the CPU."""
-    seconds = seconds_of(cells, out, gpu_share)
-    return None if seconds is None else Estimate(tuple(seconds), n_at_once)
+    costs = costs_of(cells, out, gpu_share)
+    if costs is None:
+        return None
+    return Estimate(tuple(cost.of(cell.config) for cost, cell in zip(costs, cells, strict=True)), n_at_once)
 
 
-def seconds_of(cells: list[Cell], out: Path, gpu_share: float) -> list[float] | None:
-    """Per run, on its own workers. As many kinds of run are measured at once as will run at once; one that could not
-    be is taken to be as the dearest."""
+def costs_of(cells: list[Cell], out: Path, gpu_share: float) -> list[Cost] | None:
+    """Of each run, on its own workers. As many kinds are measured at once as will run at once; one that could not be is
+    taken to be as the dearest."""
     import ray
 
-    from harness.train.cost import Cost, measure_cost
+    from harness.train.cost import measure_cost
     from harness.tune.workers import measure_on_workers
 
     alike: dict[tuple[object, ...], Cell] = {}
@@ -67,7 +73,7 @@ def seconds_of(cells: list[Cell], out: Path, gpu_share: float) -> list[float] | 
     if not costs:
         return None
     dearest = max(costs.values(), key=lambda cost: cost.step_s)
-    return [costs.get(_kind(cell), dearest).of(cell.config) for cell in cells]
+    return [costs.get(_kind(cell), dearest) for cell in cells]
 
 
 def _kind(cell: Cell) -> tuple[object, ...]:

@@ -23,6 +23,7 @@ from harness.sparse.ledger import Geometry, measure
 from harness.sparse.masks import exempt_layers, maskable_shapes
 from harness.sparse.method import Method
 from harness.track.record import read_result
+from harness.train.cost import Cost
 from harness.train.job import clock_of
 from harness.tune.progress import fraction_done
 
@@ -168,15 +169,18 @@ class Planned:
     seconds: tuple[float, float]
     """Of a device, least and most, for all of it."""
 
+    training: tuple[float, float]
+    """Of those, without what comes before the first step."""
+
     took: float | None = None
-    """Seconds of a device that it did take, where it is done."""
+    """Seconds of a device that its training did take, where it is done."""
 
     where: str = ""
     """The device that it is done on."""
 
 
-def plan_cells(cells: list[Cell], out: Path, device: Device, measured: Sequence[float] | None = None) -> list[Planned]:
-    """measured: seconds of each whole run on all its workers, which then count instead of the device's rate."""
+def plan_cells(cells: list[Cell], out: Path, device: Device, measured: Sequence[Cost] | None = None) -> list[Planned]:
+    """measured: what each run costs on its workers, which then counts instead of the device's rate."""
     needs: dict[str, Need] = {}
     planned = []
     for i, cell in enumerate(cells):
@@ -188,11 +192,13 @@ def plan_cells(cells: list[Cell], out: Path, device: Device, measured: Sequence[
         done = 1.0 if finished else min(fraction_done(out / cell.run_id), 0.99)
         n = cell.config.engine.workers
         if measured is None:
-            seconds = _seconds(cell.config, needs[who], device)
+            seconds = training = _seconds(cell.config, needs[who], device)
         else:
-            seconds = n * MEASURED[0] * measured[i], n * MEASURED[1] * measured[i]
+            whole, start = measured[i].of(cell.config), measured[i].start_s
+            least, most = (n * factor for factor in MEASURED)
+            seconds, training = (least * whole, most * whole), (least * (whole - start), most * (whole - start))
         took = result["workers"] * result["train_seconds"] if finished else None
-        planned.append(Planned(cell, needs[who], done, seconds, took, str(result.get("device", ""))))
+        planned.append(Planned(cell, needs[who], done, seconds, training, took, str(result.get("device", ""))))
     return planned
 
 

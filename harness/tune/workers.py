@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING, Any
@@ -49,11 +51,13 @@ def _train(cell: Cell, out: Path, gpu: bool) -> None:
 def measure_on_workers(cell: Cell, out: Path, gpu: bool) -> Cost:
     """What the run costs on as many workers as it will have, placed as they will be; nothing of it is kept."""
     name = f"measure-{uuid4().hex[:12]}"
+    began = time.monotonic()
     try:
-        cost: Cost = _group(measuring_worker, cell, out, gpu, name, 0)
+        cost, inside_s = _group(measuring_worker, cell, out, gpu, name, 0)
     finally:
         rmtree(out / SCRATCH / name, ignore_errors=True)
-    return cost
+    bringing_up_s = time.monotonic() - began - inside_s
+    return replace(cost, start_s=cost.start_s + bringing_up_s)
 
 
 def _group(loop: Callable[[dict[str, Any]], Any], cell: Cell, out: Path, gpu: bool, name: str, retries: int) -> Any:
@@ -106,8 +110,10 @@ def worker(settings: dict[str, Any]) -> None:
             raise
 
 
-def measuring_worker(settings: dict[str, Any]) -> Cost:
+def measuring_worker(settings: dict[str, Any]) -> tuple[Cost, float]:
+    """With the seconds that it took, so that what a group costs to bring up can be told from it."""
+    began = time.monotonic()
     from harness.train.cost import measure_cost
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    return measure_cost(build_config(settings["config"], "cell"), settings["seed"])
+    return measure_cost(build_config(settings["config"], "cell"), settings["seed"]), time.monotonic() - began

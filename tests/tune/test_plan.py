@@ -19,6 +19,7 @@ from harness.data.sizes import sizes_of
 from harness.errors import HarnessError
 from harness.models.lenet import lenet_300_100
 from harness.models.shape import InputShape
+from harness.train.cost import Cost
 from harness.train.run import execute
 from harness.tune.plan import Device, device_of, largest_batch, memory_of, need_of, plan_cells
 
@@ -41,6 +42,11 @@ TABLE = Device(tflops={"fp32": 2.0}, memory_gb=10, utilisation=(0.25, 0.5), pric
 
 def lenet(**sections: Any) -> Any:
     return build_config({**SMALL, "model": {"name": "lenet_300_100"}, **sections}, "test")
+
+
+def cost_of(seconds: float, n_steps: int = 36, start_s: float = 0.0) -> Cost:
+    """Of a run of so many steps whose evaluations take no time."""
+    return Cost(start_s, seconds / n_steps, 0.0, {"train": 1199, "validation": 299, "test": 299})
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -82,13 +88,14 @@ def test_what_is_done_is_taken_off_and_the_device_gives_the_hours(tmp_path: Path
 
 
 def test_what_was_measured_counts_more_than_a_table(tmp_path: Path) -> None:
-    (planned,) = plan_cells([Cell(lenet(), 0)], tmp_path, TABLE, [100.0])
-    assert planned.seconds == pytest.approx((90.0, 120.0))
+    (planned,) = plan_cells([Cell(lenet(), 0)], tmp_path, TABLE, [cost_of(100.0, start_s=10.0)])
+    assert planned.seconds == pytest.approx((0.9 * 110, 1.2 * 110))
+    assert planned.training == pytest.approx((90.0, 120.0))
 
 
 def test_workers_share_a_run_so_its_wall_time_is_a_part_of_its_devices(tmp_path: Path) -> None:
     cells = [Cell(lenet(engine={"workers": 4}), 0)]
-    planned = plan_cells(cells, tmp_path, TABLE, [3600.0])
+    planned = plan_cells(cells, tmp_path, TABLE, [cost_of(3600.0)])
     summary = summarise(planned, TABLE, 8)
     assert summary["device_hours"] == pytest.approx([4 * 0.9, 4 * 1.2])
     assert summary["wall_hours"] == pytest.approx([0.9, 1.2])
@@ -99,10 +106,13 @@ def test_what_is_done_is_held_against_what_was_said_of_it(tmp_path: Path) -> Non
     result = list(execute(config, 0, tmp_path))[-1]
     seconds = result["train_seconds"]
     for said, off in ((seconds, 0.0), (seconds / 2, 0.6 - 1), (seconds * 4, 3.6 - 1)):
-        done = summarise(plan_cells([Cell(config, 0)], tmp_path, TABLE, [said]), TABLE, 1)["done"]
+        done = summarise(plan_cells([Cell(config, 0)], tmp_path, TABLE, [cost_of(said, 6, 99.0)]), TABLE, 1)["done"]
         assert done["device_hours"] == pytest.approx(seconds / 3600)
         assert done["off"] == pytest.approx(off)
         assert done["devices"] == [result["device"]]
+    planned = plan_cells([Cell(config, 0)], tmp_path, TABLE)
+    assert summarise(planned, TABLE, 1, "h100")["done"]["off"] is None, "it was trained on something else"
+    assert summarise(planned, TABLE, 1, result["device"][:4])["done"]["off"] is not None
 
 
 @pytest.mark.parametrize("n_workers", [1, 2])
