@@ -22,7 +22,7 @@ from harness.cli import main
 from harness.config.recipes import out_root
 from harness.errors import HarnessError
 
-USES_RAY = ("train", "bench", "tune")
+USES_RAY = ("train", "bench", "tune", "plan")
 LOOK_EVERY_S = 0.3
 LOST = 3
 """Exit code for a job whose process ended without leaving one: its node was lost, or it was killed."""

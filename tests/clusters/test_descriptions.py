@@ -40,11 +40,28 @@ def test_ray_accepts_what_it_would_start_on_a_cloud(name: str) -> None:
     assert nodes["head"]["resources"] == {"CPU": 0, "GPU": 0}
     assert nodes["gpu"]["min_workers"] == 0
     assert nodes["gpu"]["max_workers"] == config["max_workers"]
+    starts_with_a_token(config)
+
+
+def starts_with_a_token(config: dict[str, Any]) -> None:
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
     for command in (config["head_start_ray_commands"][-1], config["worker_start_ray_commands"][-1]):
         assert "RAY_AUTH_MODE=token" in command
         assert "HARNESS_OUT=/shared/" in command
         ray_start(shlex.split(command.split("ray start ")[1].replace("$RAY_HEAD_IP", "10.0.0.1")))
+
+
+def test_containers_on_machines_of_ones_own_are_what_the_cluster_file_is() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config, bare = (yaml.safe_load(p.read_text()) for p in (CLUSTERS / "onprem.yaml", ROOT / "ray_config.yaml"))
+    validate_config(prepare_config(dict(config)))
+    starts_with_a_token(config)
+    assert "rsync" in (CLUSTERS / "Dockerfile").read_text(), "with which Ray brings the token into a container"
+    for key in ("provider", "auth", "max_workers"):
+        assert config[key] == bare[key]
+    for key in ("head_start_ray_commands", "worker_start_ray_commands"):
+        assert config[key][-1].split("ray start")[1] == bare[key][-1].split("ray start")[1]
 
 
 def test_the_containers_of_a_cluster_are_one_cluster() -> None:

@@ -206,6 +206,7 @@ def submitted(cluster: Cluster, out: Path, disturb: Callable[[list[str]], None])
     disturb(next(read_events(run))["hosts"])
     said, _ = process.communicate(timeout=400)
     assert process.returncode == 0, said
+    assert "(estimated: " in said, "its first steps were taken on both hosts before"
     return outcome(out)
 
 

@@ -119,7 +119,7 @@ def test_what_is_done_is_held_against_what_was_said_of_it(tmp_path: Path) -> Non
 def test_first_steps_are_measured_where_the_runs_would_be(n_workers: int, tmp_path: Path) -> None:
     """On Ray, as many workers as a run has; nothing of it is kept. The runs then take about what was said."""
     recipe = tmp_path / "small.yaml"
-    wide = {**SMALL, "model": {"name": "resnet34", "width": 4}, "schedule": {"epochs": 30}, "description": "small"}
+    wide = {**SMALL, "model": {"name": "resnet34", "width": 4}, "schedule": {"epochs": 10}, "description": "small"}
     wide["engine"] = {"device": "cpu", "threads": 1, "workers": n_workers}
     recipe.write_text(yaml.safe_dump({**wide, "method": METHODS["rigl"]}))
     out = ["--out", str(tmp_path / "runs")]

@@ -157,7 +157,7 @@ def test_ten_kills_with_several_trials_running(tmp_path: Path, cluster: Any) -> 
 
 
 def test_a_lost_worker_and_a_lost_node(tmp_path: Path, cluster: Any) -> None:
-    recipe = {**SLOWER, "schedule": {"epochs": 150}}
+    recipe = {**SLOWER, "schedule": {"epochs": 90}}
     path = write_search(tmp_path, recipe=recipe, budget={"trials": 4}, confirm={"top": 0})
     out = tmp_path / "out"
     node = cluster.add_node(num_cpus=2)
@@ -189,7 +189,7 @@ def test_a_suite_whose_driver_is_killed_and_whose_node_is_lost(tmp_path: Path, c
     """Results are those of a suite that nothing happened to, to the last bit."""
     suite = tmp_path / "suite.yaml"
     axes = {"methods": ["rigl", "set"], "densities": [0.1], "seeds": [0, 1]}
-    recipe = {**SLOWER, "schedule": {"epochs": 80}, "axes": axes, "description": "two methods"}
+    recipe = {**SLOWER, "schedule": {"epochs": 48}, "axes": axes, "description": "two methods"}
     del recipe["method"]
     suite.write_text(yaml.safe_dump(recipe))
 
@@ -232,7 +232,7 @@ def trainers(out: Path) -> list[psutil.Process]:
 def test_a_second_driver_a_stop_and_a_full_disk(tmp_path: Path, cluster: Any) -> None:
     """A full disk is a limit on the size of the driver's own files: no mount is needed for it."""
     recipe = {**SLOWER, "schedule": {"epochs": 240}}  # it must outlast the second driver's start
-    path = write_search(tmp_path, recipe=recipe, budget={"trials": 4}, confirm={"top": 0})
+    path = write_search(tmp_path, recipe=recipe, budget={"trials": 3}, confirm={"top": 0})
     out = tmp_path / "out"
     first = tune(path, out, cluster.address)
     wait_for(lambda: n_evaluations(out) >= 1)
@@ -256,7 +256,7 @@ def test_a_second_driver_a_stop_and_a_full_disk(tmp_path: Path, cluster: Any) ->
     assert "Traceback" not in said
     said = finish(tune(path, out, cluster.address, "--tracking", "http://127.0.0.1:9"))  # nobody listens there
     assert "tracking server http://127.0.0.1:9 does not answer" in said
-    assert [t.state for t in trials_of(out)] == [TrialState.COMPLETE] * 4
+    assert [t.state for t in trials_of(out)] == [TrialState.COMPLETE] * 3
 
 
 def test_what_comes_out(tmp_path: Path, cluster: Any) -> None:
