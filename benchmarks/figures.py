@@ -24,7 +24,7 @@ class Figure:
     at_least: bool = False
     note: str = ""
     profile: tuple[tuple[str, float, float], ...] = ()
-    """Where the two contenders differ: an operator, and its milliseconds in a step of each."""
+    """Where the two differ: an operator, and its milliseconds in a step of each, or in what its name says."""
 
     @property
     def median(self) -> float:

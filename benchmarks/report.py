@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 HEAD = ("| figure | goal | stretch | here | least to most | |", "|---|---|---|---|---|---|")
-PROFILE_HEAD = ("| missed | operator | ms of a step | beside |", "|---|---|---|---|")
+PROFILE_HEAD = ("| missed | operator | ms of a step, or as said | beside |", "|---|---|---|---|")
 
 
 def lines(folder: Path) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,6 +35,26 @@ class Recording(Parts):
         self.seconds += time.thread_time() - began
 
 
+class Watched(Mirror):
+    """Milliseconds that its parts took."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.ms: dict[str, float] = {}
+
+    def _find_or_create(self, *given: Any) -> Any:
+        return self._timed("in all: a run and its parameters", super()._find_or_create, *given)
+
+    def _log(self, *given: Any) -> Any:
+        return self._timed("in all: metrics of evaluations", super()._log, *given)
+
+    def _timed(self, part: str, call: Callable[..., Any], *given: Any) -> Any:
+        began = time.thread_time()
+        found = call(*given)
+        self.ms[part] = self.ms.get(part, 0.0) + 1000 * (time.thread_time() - began)
+        return found
+
+
 def run(smoke: bool) -> dict[str, Any]:
     """A run with an evaluation every two seconds or so, its record followed by a mirror into SQLite.
 
@@ -54,6 +74,7 @@ def run(smoke: bool) -> dict[str, Any]:
         # importing MLflow and making its database come once, not with each run
         Mirror(default_uri(out), "benchmark", out).connect()
         mirror = BackgroundMirror(default_uri(out), "benchmark", out, [out / run_id(config, 0)])
+        mirror.mirror = watched = Watched(default_uri(out), "benchmark", out)
         whole, main = time.process_time(), time.thread_time()
         for event in execute(config, 0, out, parts=parts):
             result = event
@@ -66,6 +87,7 @@ def run(smoke: bool) -> dict[str, Any]:
         Figure(
             "records and mirror over training", ((parts.seconds + beside) / here,), 0.001,
             note=f"{1000 * parts.seconds:.1f} ms and {1000 * beside:.0f} ms of the mirror's thread in {here:.0f} s",
+            profile=tuple((part, ms, 0.0) for part, ms in watched.ms.items()),
         ),
     ]  # fmt: skip
     show("tracking", figures)

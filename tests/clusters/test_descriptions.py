@@ -136,7 +136,7 @@ def test_slurm_starts_ray_on_every_node_and_the_command_on_one(tmp_path: Path) -
     assert slurm(tmp_path, "bench", "demo", "--seeds", "0-4").wait(30) == 0
     said = (tmp_path / "told").read_text()
     assert "symmetric-run --address node1:20041 --min-nodes 2 --" in said
-    assert "-- python clusters/submit.py --here bench demo --seeds 0-4" in said
+    assert "python clusters/submit.py --here bench demo --seeds 0-4" in said
     assert (tmp_path / ".ray" / "auth_token").exists()
 
 

@@ -63,16 +63,14 @@ class Slurm:
     env: dict[str, str]
 
     def on_head(self, *words: str) -> str:
-        done = subprocess.run(
-            self.hosts["h1"].enter(*words), env=self.env, cwd=self.checkout, capture_output=True, text=True
-        )
+        inside = self.hosts["h1"].enter("env", f"--chdir={self.checkout}", *words)
+        done = subprocess.run(inside, env=self.env, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     def submit(self, *words: str) -> str:
         """Returns the job's number."""
-        there = str(self.checkout)
-        return self.on_head("sbatch", "--parsable", f"--chdir={there}", "clusters/slurm.sbatch", *words).strip()
+        return self.on_head("sbatch", "--parsable", "clusters/slurm.sbatch", *words).strip()
 
     def log(self, job: str) -> str:
         path = self.checkout / f"harness-{job}.log"
@@ -144,6 +142,7 @@ def test_a_job_runs_on_all_its_nodes_and_ends_as_the_command_does(slurm: Slurm) 
     wrong = slurm.submit("bench", "no_such_suite")
     assert slurm.end_of(wrong) == "2:0"
     assert "no_such_suite" in slurm.log(wrong)
+    assert not list(slurm.checkout.glob(".harness-*"))
 
 
 def test_before_its_limit_runs_save_themselves_and_go_on_when_submitted_again(slurm: Slurm) -> None:
@@ -153,7 +152,7 @@ def test_before_its_limit_runs_save_themselves_and_go_on_when_submitted_again(sl
     job = slurm.submit(*words)
     wait_for(lambda: len([p for p in out.glob("*/record.jsonl") if '"evaluation"' in p.read_text()]) == 2, 200)
     slurm.on_head("scancel", "--signal=TERM", "--batch", job)
-    slurm.end_of(job)
+    assert slurm.end_of(job) == "75:0", slurm.log(job)
     assert not list(out.glob("*/result.json")), slurm.log(job)
     assert len(list(out.glob("*/checkpoint-*.safetensors"))) >= 2
     began = {path: path.read_text().splitlines()[:2] for path in out.glob("*/record.jsonl")}
