@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from harness.config import Cell
-from harness.track.record import read_result
+from harness.track.record import STOP_NOTE, read_result
 from harness.tune.cluster import LeaveRequest, check_fits, connected, uses_gpu
 from harness.tune.estimate import estimate
 from harness.tune.launch import at_once, run_trials, trial_of
@@ -31,8 +31,9 @@ def run_cells(
     if len(pending) < len(cells):
         console.print(f"{len(cells) - len(pending)} of {len(cells)} runs are already done")
     if pending:
-        for cell in pending:  # an old failure is not the outcome of this attempt
-            (out / cell.run_id / "result.json").unlink(missing_ok=True)
+        for cell in pending:  # an old failure, or wish to stop, is not of this attempt
+            for left in ("result.json", STOP_NOTE):
+                (out / cell.run_id / left).unlink(missing_ok=True)
         before = {cell.run_id: fraction_done(out / cell.run_id) for cell in pending}
         look = RunsLook(pending, out)
         with ProgressView(look, console), connected(address) as resources:

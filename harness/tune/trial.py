@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from ray import tune
 
 from harness.config import Cell, build_config
 from harness.errors import HarnessError, Interrupted
-from harness.track.record import facts_of, read_result, write_result
+from harness.track.record import STOP_NOTE, facts_of, read_result, write_result
 
 PATIENCE_S = 60.0
 """The processes of a driver that was killed live on for seconds."""
@@ -74,6 +75,19 @@ class CellTrial(tune.Trainable):
     def _status(self) -> str:
         results = [read_result(self.out / cell.run_id) for cell in self.cells]
         return next((str(r["status"]) if r else "lost" for r in results if r is None or r["status"] != "done"), "done")
+
+    def cleanup(self) -> None:
+        """Tune stops the trial, as its driver was asked to leave: the run saves itself at the end of its step."""
+        if self._events is None:
+            return
+        self._stop.signalled = True
+        note = self.out / self.cell.run_id / STOP_NOTE  # what a group of workers looks for
+        with suppress(Exception):  # a run that ends, ends as in `step`; what goes wrong now is met when it goes on
+            if self.cell.config.engine.workers > 1:
+                note.touch()
+            for _ in self._events:
+                pass
+        note.unlink(missing_ok=True)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: the run's own checkpoint is the only one."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from harness.config import cells_of, load_recipe, parse_settings
-from harness.track.record import read_events
+from harness.track.record import STOP_NOTE, read_events
 from tests.resume.test_kill import outcome
 from tests.resume.traps import run_with_trap
 from tests.tune.test_tune import trainers, wait_for
@@ -115,16 +115,38 @@ def test_more_workers_than_the_cluster_has(suite: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*/record.jsonl"))
 
 
-def test_two_workers_with_deepspeed(suite: Path, tmp_path: Path) -> None:
-    found = bench(
-        suite, tmp_path, "--workers", "2", "--engine", "deepspeed", "--zero-stage", "1", "--methods", "rigl",
-        "--seeds", "0", "--set", "method.density=0.1", "--json",
-    )  # fmt: skip
+def test_two_workers_with_deepspeed_stopped_and_continued(suite: Path, tmp_path: Path) -> None:
+    words = [
+        "--workers",
+        "2",
+        "--engine",
+        "deepspeed",
+        "--zero-stage",
+        "1",
+        "--methods",
+        "rigl",
+        "--seeds",
+        "0",
+        "--json",
+    ]
+    words += ["--set", "method.density=0.1", "--set", "schedule.epochs=40"]
+    command = [sys.executable, "-m", "harness", "bench", str(suite), "--out", str(tmp_path), *words]
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: driver.poll() is not None or any('"evaluation"' in p.read_text() for p in tmp_path.glob("*/rec*")))
+    driver.send_signal(signal.SIGTERM)
+    _, errors = driver.communicate(timeout=100)
+    assert driver.returncode == 75, errors
+    (run,) = [path.parent for path in tmp_path.glob("*/record.jsonl")]
+    assert list(run.glob("checkpoint-*.safetensors")), "it saved itself"
+    assert not (run / STOP_NOTE).exists()
+    begun = (run / "record.jsonl").read_text().splitlines()[:2]
+    found = bench(suite, tmp_path, *words)
     assert found.returncode == 0, found.stderr
     (result,) = json.loads(found.stdout)["results"]
     assert (result["workers"], result["engine"], result["status"]) == (2, "deepspeed-zero1", "done")
     assert result["n_active"] == 5020
     assert result["test_accuracy_last"] > 0.3
+    assert (run / "record.jsonl").read_text().splitlines()[:2] == begun, "it went on"
 
 
 def test_a_stopped_bench_leaves_with_75_and_continues(suite: Path, tmp_path: Path) -> None:
@@ -142,6 +164,8 @@ def test_a_stopped_bench_leaves_with_75_and_continues(suite: Path, tmp_path: Pat
     assert "stopped: the same command continues" in errors
     done = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/result.json")}
     assert 1 <= len(done) < 6
+    begun = {p.parent for p in tmp_path.glob("*/record.jsonl")} - {p.parent for p in done}
+    assert all(list(run.glob("checkpoint-*.safetensors")) for run in begun), "long before the next was due"
     again = bench(suite, tmp_path, *words, "--json")
     assert again.returncode == 0, again.stderr
     assert len(json.loads(again.stdout)["results"]) == 6
