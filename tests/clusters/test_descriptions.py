@@ -1,7 +1,7 @@
 """The cluster descriptions, by the parsers of the tools that read them where these can be had.
 
-Not to be had here: clouds, Kubernetes, a Docker engine. What their files say is read as YAML, their Ray commands by Ray's
-own parser. The Slurm script is run with stand-ins for srun and scontrol, and on a real Slurm in test_slurm.py.
+Not to be had here: clouds, Kubernetes, a Docker engine. What their files say is read as YAML, their Ray commands by
+Ray's own parser. The Slurm script is run with stand-ins for srun and scontrol, and on a real Slurm in test_slurm.py.
 """
 
 from __future__ import annotations
