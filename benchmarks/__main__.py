@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,13 +26,17 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FOLDER", help="also write figures there, and of what device")
     given = parser.parse_args()
     names = [n for n in NAMES if n != "gpu"] if "all" in given.names else given.names
-    for name in names:
-        try:
-            figures = importlib.import_module(f"benchmarks.{name}").run(smoke=given.smoke)
-        except HarnessError as error:
-            raise SystemExit(f"benchmarks: {error}") from None
-        if given.json:
-            write(given.json, name, given.smoke, figures)
+    if len(names) > 1:  # each in a process of its own: threads and memory are as one leaves them
+        options = ["--smoke"] * given.smoke + (["--json", str(given.json)] if given.json else [])
+        codes = [subprocess.run([sys.executable, "-m", "benchmarks", name, *options]).returncode for name in names]
+        raise SystemExit(max(codes))
+    (name,) = names
+    try:
+        figures = importlib.import_module(f"benchmarks.{name}").run(smoke=given.smoke)
+    except HarnessError as error:
+        raise SystemExit(f"benchmarks: {error}") from None
+    if given.json:
+        write(given.json, name, given.smoke, figures)
 
 
 def write(folder: Path, name: str, smoke: bool, figures: dict[str, object]) -> None:
