@@ -37,13 +37,13 @@ def _sync_study(folder: Path, root: Path, uri: str) -> int:
     """The runs of a search as children of its own run; returns how many."""
     from harness.track.mirror import BackgroundMirror
     from harness.track.record import RECORD
-    from harness.tune.study import load_trials, run_name
+    from harness.tune.study import load_trials, numbers_of, run_name
     from harness.tune.tuning import SUMMARY
 
-    trials = load_trials(folder, folder.name).get_trials(deepcopy=False)
+    numbers = numbers_of(load_trials(folder, folder.name).get_trials(deepcopy=False))
     runs = [path.parent for path in sorted(folder.glob(f"runs/*/{RECORD}"))]
     mirror = BackgroundMirror(uri, "sparsity-harness", root, runs, folder.name)
-    mirror.mirror.names |= {run.name: run_name(trials, run.name) for run in runs}
+    mirror.mirror.names |= {run.name: run_name(numbers, run.name) for run in runs}
     whole, summary = mirror.close(), folder / SUMMARY
     if whole and summary.exists():
         whole = mirror.close_study(json.loads(summary.read_text()), [summary])

@@ -104,12 +104,16 @@ def load_trials(folder: Path, name: str) -> optuna.Study:
     return optuna.load_study(study_name=name, storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))))
 
 
-def run_name(trials: list[FrozenTrial], run_id: str) -> str:
+def numbers_of(trials: list[FrozenTrial]) -> dict[str, int]:
+    """By run, the first trial that it is of."""
+    return {run_id: trial.number for trial in reversed(trials) for run_id in trial.user_attrs.get("runs", [])}
+
+
+def run_name(numbers: dict[str, int], run_id: str) -> str:
     """What a run of a study is to a reader."""
     seed = run_id.rpartition("-")[2]
-    for trial in trials:
-        if run_id in trial.user_attrs.get("runs", []):
-            return f"trial {trial.number}, seed {seed}"
+    if run_id in numbers:
+        return f"trial {numbers[run_id]}, seed {seed}"
     return f"one of the best again, seed {seed}"
 
 
@@ -133,6 +137,9 @@ class Study:
         self.gpu_share = 1.0
         self.on_run: Callable[[str], None] = lambda run_id: None
         """Called with each run before it is started."""
+        self.numbers = numbers_of(self.trials())
+        """Of the first trial, by run."""
+
         self._unfinished = [t.number for t in self.trials((TrialState.RUNNING,))]
         self._began = time.monotonic()
         self._seconds_before = float(self.optuna.user_attrs.get("seconds", 0.0))
@@ -194,6 +201,8 @@ class Study:
             cells = tuple(Cell(config, seed) for seed in self.search.file.seeds)
             if "runs" not in trial.user_attrs:
                 trial.set_user_attr("runs", [cell.run_id for cell in cells])
+            for cell in cells:
+                self.numbers.setdefault(cell.run_id, number)
             return Proposal(number, cells)
         return None
 
@@ -213,12 +222,11 @@ class Study:
         n_begun = sum(t.state != TrialState.WAITING for t in trials)
         if self.search.file.sampler.name == "grid" and self._grid_is_done(trials):
             return True
-        cost = cost_of(trials)
         return (
             (budget.trials is not None and n_begun >= budget.trials)
             or (budget.hours is not None and self.seconds >= 3600 * budget.hours)
-            or (budget.gpu_hours is not None and cost["gpu_hours"] >= budget.gpu_hours)
-            or (budget.train_flops is not None and cost["train_flops"] >= budget.train_flops)
+            or (budget.gpu_hours is not None and cost_of(trials)["gpu_hours"] >= budget.gpu_hours)
+            or (budget.train_flops is not None and cost_of(trials)["train_flops"] >= budget.train_flops)
         )
 
     def _grid_is_done(self, trials: list[FrozenTrial]) -> bool:

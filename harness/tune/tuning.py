@@ -46,7 +46,7 @@ def run_search(
     with owned_study(folder, search) as study:
         for proposal in warm or []:
             study.enqueue(**proposal)
-        study.on_run = lambda run_id: follow(study.runs / run_id, run_name(study.trials(), run_id))
+        study.on_run = lambda run_id: follow(study.runs / run_id, run_name(study.numbers, run_id))
         for record in sorted(study.runs.glob(f"*/{RECORD}")):
             study.on_run(record.parent.name)
         if study.exhausted and not unconfirmed(study):
