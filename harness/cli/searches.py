@@ -104,9 +104,9 @@ def _tune(
 
     def follow(run_dir: Path, name: str) -> None:
         if mirror is not None:
+            if run_dir.name not in mirror.mirror.names:
+                dirs.append(run_dir)
             mirror.mirror.names[run_dir.name] = name
-        if run_dir not in dirs:
-            dirs.append(run_dir)
 
     try:
         summary = run_search(search, root, address, console, concurrent, gpu_share, warm, follow)
