@@ -10,17 +10,16 @@ import re
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
 
 import pytest
 
 from harness.track.record import read_result
 from tests.clusters.hosts import ROOT, Hosts, lacking
+from tests.clusters.test_hosts import wait_for
 
 SLURM = ("slurmctld", "slurmd", "munged", "sbatch")
 
@@ -86,14 +85,6 @@ class Slurm:
 
     def state(self, job: str) -> str:
         return self.on_head("scontrol", "show", "job", job)
-
-
-def wait_for(there: Callable[[], Any], seconds: float) -> Any:
-    until = time.monotonic() + seconds
-    while not (found := there()):
-        assert time.monotonic() < until
-        time.sleep(0.5)
-    return found
 
 
 @pytest.fixture(scope="module")
