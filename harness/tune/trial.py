@@ -51,13 +51,14 @@ class CellTrial(tune.Trainable):
                 for event in self._events:
                     if time.monotonic() >= until:
                         return {"status": "running", "step": event.get("step", 0), "done": False}
-            return {"status": self._status(), "done": True}
+            status = self._status()
         except Interrupted:
-            return {"status": "preempted" if self._stop.signalled else "stopped", "done": True}
+            status = "preempted" if self._stop.signalled else "stopped"
         except Exception as error:
-            self._events = None
             record_failure(self.cell, self.out, error)
-            return {"status": "failed", "done": True}
+            status = "failed"
+        self._events = None
+        return {"status": status, "done": True}
 
     def _train(self) -> Iterator[dict[str, Any]]:
         """The evaluations of every cell, or, where a group of workers trains, a beat every second."""

@@ -164,6 +164,8 @@ def test_topkast_uses_the_largest_and_trains_more() -> None:
     sparsity = method.options.model_copy(update={"penalty_factor": "sparsity"})
     method.options = sparsity
     assert float(method.extra_loss().detach()) == pytest.approx(0.5 * (0.81 + 0.49 + 0.25 / 0.6))
+    (pull,) = torch.autograd.grad(method.extra_loss(), parameter)  # 2 c times the weight, times the factor's inverse
+    assert pull.tolist() == [pytest.approx([0, -0.9, 0.5 / 0.6, -0.7, 0])]
 
 
 def test_topkast_refreshes_both_sets_and_masks_momentum_to_the_trained() -> None:
@@ -172,11 +174,14 @@ def test_topkast_refreshes_both_sets_and_masks_momentum_to_the_trained() -> None
     engine, method = one_layer(TopKAST, options, weights)
     view, parameter = engine.view("0"), engine.stored("0")
     assert isinstance(view, ForwardBackward)
+    method.extra_loss()
     engine.write(parameter, torch.tensor([[0.1, -0.2, 0.5, -0.7, 0.3]]))
     engine.write_slot(parameter, "momentum", torch.ones(1, 5))
     engine.set_mask("0", method.new_masks(100)["0"])
     assert view.mask.tolist() == [[False, False, True, True, False]]
     assert view.backward_mask.tolist() == [[False, False, True, True, True]]
+    (pull,) = torch.autograd.grad(method.extra_loss(), parameter)  # by the new sets; .3 is only explored
+    assert pull.tolist() == [pytest.approx([0, 0, 2e-4 * 0.5, 2e-4 * -0.7, 2e-4 * 0.3 / 0.4])]
     assert engine.read_slot(parameter, "momentum").tolist() == [[0, 0, 1, 1, 1]]
     # exploration ends after step 500: from then on the forward weights alone are trained, and stay
     assert method.update_due(500) and not method.update_due(600)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -64,18 +65,7 @@ def test_the_head_asks_for_the_token(tmp_path: Path) -> None:
     subprocess.run(["ray", "get-auth-token", "--generate"], env=inside, check=True, capture_output=True)
 
     def bench(env: dict[str, str]) -> str:
-        words = [
-            "-m",
-            "harness",
-            "bench",
-            "digits_r34",
-            "--workers",
-            "64",
-            "--out",
-            str(tmp_path),
-            "--tracking",
-            "none",
-        ]
+        words = [*shlex.split("-m harness bench digits_r34 --workers 64 --tracking none"), "--out", str(tmp_path)]
         words += ["--address", f"127.0.0.1:{port}"]
         done = subprocess.run([sys.executable, *words], env=env, capture_output=True, text=True, timeout=200)
         assert done.returncode == 2, done.stderr

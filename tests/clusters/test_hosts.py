@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -32,19 +33,7 @@ HEALTH += " RAY_gcs_rpc_server_reconnect_timeout_s=10"
 """Ray takes a minute by default to be sure that a host is gone, and the host minutes to be sure that it is alone."""
 
 SET = [f"--set={s}" for s in ("model.width=4", "method.name=set", "method.density=0.1", "method.interval=20")]
-TWO = [
-    "bench",
-    "digits_r34",
-    *SET,
-    "--workers",
-    "2",
-    "--engine",
-    "deepspeed",
-    "--zero-stage",
-    "1",
-    "--tracking",
-    "none",
-]
+TWO = ["bench", "digits_r34", *SET, *shlex.split("--workers 2 --engine deepspeed --zero-stage 1 --tracking none")]
 LONG = ["--set=evaluation.checkpoint_seconds=0", "--set=schedule.epochs=12"]
 TWO += LONG
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -116,19 +117,7 @@ def test_more_workers_than_the_cluster_has(suite: Path, tmp_path: Path) -> None:
 
 
 def test_two_workers_with_deepspeed_stopped_and_continued(suite: Path, tmp_path: Path) -> None:
-    words = [
-        "--workers",
-        "2",
-        "--engine",
-        "deepspeed",
-        "--zero-stage",
-        "1",
-        "--methods",
-        "rigl",
-        "--seeds",
-        "0",
-        "--json",
-    ]
+    words = shlex.split("--workers 2 --engine deepspeed --zero-stage 1 --methods rigl --seeds 0 --json")
     words += ["--set", "method.density=0.1", "--set", "schedule.epochs=40"]
     command = [sys.executable, "-m", "harness", "bench", str(suite), "--out", str(tmp_path), *words]
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -15,7 +15,7 @@ from harness.errors import CheckFailed, Diverged, HarnessError
 from harness.track.record import read_events, read_result
 from harness.train.checks import check_counts
 from harness.train.job import build_job, choose_device
-from harness.train.loop import update_topology
+from harness.train.loop import Meter, Progress, update_topology
 from harness.train.run import execute
 
 SMALL: dict[str, Any] = {
@@ -163,3 +163,20 @@ def test_east_ends_without_dyrelu_in_weights_and_result(tmp_path: Path) -> None:
     assert result["used_connections"] > result["n_active"]
     lines = [json.loads(x) for x in (tmp_path / result["run_id"] / "record.jsonl").read_text().splitlines()]
     assert [x["dyrelu_beta"] for x in lines if x["event"] == "evaluation"] == [1.0, 0.5, 0.0, 0.0]
+
+
+def test_losses_are_summed_in_order_however_many_and_the_first_bad_step_is_named(tmp_path: Path) -> None:
+    meter, losses = Meter(torch.device("cpu")), torch.rand(2 * Meter.KEPT + 300)
+    expected = 0.5
+    meter.resume(Progress(step=40, window_loss=0.5, window_images=8), rank=0)
+    for step, loss in enumerate(losses, 41):
+        meter.add(loss, 8, step)
+        expected += float(loss)
+        if step == 900:
+            assert float(meter.loss_sum) == expected, "a look between changes nothing"
+    assert float(meter.loss_sum) == expected
+    assert meter.n_images == 8 * (1 + len(losses))
+    for step, loss in enumerate((1.0, float("inf"), float("nan")), 41 + len(losses)):
+        meter.add(torch.tensor(loss), 8, step)
+    with pytest.raises(Diverged, match=f"not finite at step {42 + len(losses)};"):
+        meter.check(build_job(build_config(SMALL, "test"), 0, tmp_path), Progress())
