@@ -283,7 +283,7 @@ class BackgroundMirror:
 
     PERIOD_S = 2.0
     SLOWEST_S = 120.0
-    SHARE = 0.001
+    SHARE = 0.0005
     """Of a core that following may take, unless news would be older than that."""
 
     BACKOFF_S = 15.0
