@@ -43,8 +43,7 @@ def train_on(comparison: str, engine: str, folder: Path) -> Facts:
     """What an engine did; its processes train all methods, one after another."""
     settings, world_size = ENGINES[engine]
     path = folder / f"{comparison} {engine}.json"
-    words = ["-m", "tests.distributed.steps", comparison, json.dumps(settings), str(path)]
-    outcomes = run_ranks(words, world_size)
+    outcomes = run_ranks(world_size, "tests.distributed.steps", comparison, json.dumps(settings), str(path))
     assert [code for code, _ in outcomes] == [0] * world_size, outcomes[0][1][-3000:]
     facts: Facts = json.loads(path.read_text())
     return facts
@@ -177,4 +176,4 @@ def test_200_steps_of_every_arm_of_east(arms: dict[str, Facts], arm: str) -> Non
     assert len(found["digests"]) == (12 + 7 if cycles else 10)  # 12 moves in the cycles of 60 steps, then every 20
     assert sum(a != b for a, b in itertools.pairwise(found["digests"])) >= len(found["digests"]) - 3
     assert found["losses"][0] > 2.3
-    assert max(found["losses"][-5:]) < 0.2
+    assert max(found["losses"][-5:]) < 0.25

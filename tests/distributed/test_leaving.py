@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.distributed.processes import run_ranks
+from tests.distributed.processes import run_fresh_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +21,7 @@ def test_no_thread_of_the_group_outlives_it(
     Nor does a start compile an extension: DeepSpeed would, for a minute.
     """
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    for code, output in run_ranks(["-m", "tests.distributed.leaving", json.dumps(engine)], 2):
+    for code, output in run_fresh_ranks(2, "tests.distributed.leaving", json.dumps(engine)):
         assert code == 0, output[-2000:]
         assert "met as gloo" in output
         assert output.split("left with")[1].split() == []

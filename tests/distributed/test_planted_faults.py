@@ -37,11 +37,11 @@ FAULTS = {
 def test_caught(fault: str, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     said = FAULTS[fault]
-    for rank, (_, output) in enumerate(run_ranks(["-m", "tests.distributed.planted", fault, engine], 2)):
+    for rank, (_, output) in enumerate(run_ranks(2, "tests.distributed.planted", fault, engine)):
         assert f"caught: {said if isinstance(said, str) else said[rank]}" in output, output[-3000:]
 
 
 def test_without_a_fault_nothing_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    for _, output in run_ranks(["-m", "tests.distributed.planted", "none", "torch"], 2):
+    for _, output in run_ranks(2, "tests.distributed.planted", "none", "torch"):
         assert "reached done" in output, output[-3000:]

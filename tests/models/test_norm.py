@@ -15,7 +15,7 @@ from tests.distributed.processes import run_ranks
 
 @pytest.mark.slow
 def test_values_gradients_and_running_statistics() -> None:
-    for code, output in run_ranks(["-m", "tests.models.test_norm"], 3):
+    for code, output in run_ranks(3, "tests.models.test_norm"):
         assert code == 0, output[-2000:]
         assert "equal" in output
 

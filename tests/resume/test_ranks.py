@@ -41,8 +41,8 @@ def test_continued_on_other_numbers_of_workers(tmp_path: Path) -> None:
     recipe.write_text(LENET)
 
     def train(out: str, engine: dict[str, Any], killed_at: int) -> None:
-        words = ["-m", "tests.resume.ranks", str(recipe), json.dumps(engine), str(tmp_path / out), str(killed_at)]
-        outcomes = run_ranks(words, engine.get("workers", 1))
+        words = str(recipe), json.dumps(engine), str(tmp_path / out), str(killed_at)
+        outcomes = run_ranks(engine.get("workers", 1), "tests.resume.ranks", *words)
         assert {code for code, _ in outcomes} == {0 if killed_at == NEVER else -9}, outcomes[0][1][-3000:]
 
     train("whole", {}, NEVER)
@@ -60,7 +60,7 @@ def test_continued_on_other_numbers_of_workers(tmp_path: Path) -> None:
 
 
 def test_every_method_stopped_and_continued_on_zero_1(tmp_path: Path) -> None:
-    outcomes = run_ranks(["-m", "tests.resume.every_method", str(tmp_path)], 2)
+    outcomes = run_ranks(2, "tests.resume.every_method", str(tmp_path))
     assert [code for code, _ in outcomes] == [0, 0], outcomes[0][1][-3000:]
     assert "NOT STOPPED" not in outcomes[0][1]
     for name in METHODS:
@@ -77,8 +77,8 @@ def test_killed_in_cycle_and_phase_out(engine: str, tmp_path: Path) -> None:
     )
 
     def train(out: str, killed_at: int) -> list[int]:
-        words = ["-m", "tests.resume.ranks", str(recipe), json.dumps(ENGINES[engine]), str(tmp_path / out)]
-        outcomes = run_ranks([*words, str(killed_at)], 2)
+        words = str(recipe), json.dumps(ENGINES[engine]), str(tmp_path / out), str(killed_at)
+        outcomes = run_ranks(2, "tests.resume.ranks", *words)
         assert killed_at != NEVER or [code for code, _ in outcomes] == [0, 0], outcomes[0][1][-3000:]
         return [code for code, _ in outcomes]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -14,14 +13,11 @@ import torch
 from harness.config import build_config
 from harness.track import record
 from harness.train import checkpoint, engine, loop, run
-from tests.distributed.processes import free_port
+from tests.distributed.processes import FORKS, environments
 
 POINTS = ("step", "layer of an update", "half a file", "unnamed file", "named file", "half a line", "before the result",
           "after the result")  # fmt: skip
 """Where a trap may lie; the n-th time a run comes by, it dies there by SIGKILL."""
-
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.resume.traps", "harness.data.sources", "sklearn.datasets", "deepspeed"])
 
 
 def run_with_trap(plain: dict[str, Any], out: Path, trap: tuple[str, int] | None) -> int:
@@ -31,8 +27,7 @@ def run_with_trap(plain: dict[str, Any], out: Path, trap: tuple[str, int] | None
     fall into it, as only the first rank writes files, is left alone: it must end by itself and say that it failed.
     """
     n_ranks = plain["engine"].get("workers", 1)
-    port = str(free_port())
-    ranks = [PROCESSES.Process(target=_run, args=(plain, str(out), trap, r, n_ranks, port)) for r in range(n_ranks)]
+    ranks = [FORKS.Process(target=_run, args=(plain, str(out), trap, env)) for env in environments(n_ranks)]
     for process in ranks:
         process.start()
     for process in ranks:
@@ -46,11 +41,9 @@ def run_with_trap(plain: dict[str, Any], out: Path, trap: tuple[str, int] | None
     return codes[0] or 0
 
 
-def _run(plain: dict[str, Any], out: str, trap: tuple[str, int] | None, rank: int, n_ranks: int, port: str) -> None:
+def _run(plain: dict[str, Any], out: str, trap: tuple[str, int] | None, env: dict[str, str]) -> None:
     torch.set_num_threads(1)
-    if n_ranks > 1:
-        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(n_ranks))
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    os.environ.update(env)
     if trap is not None:
         _lay(*trap)
     for _ in run.execute(build_config(plain, "test"), 0, Path(out)):
