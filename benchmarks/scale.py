@@ -43,7 +43,7 @@ RESNET50 = {"parameters": 25_557_032, "images_per_s": 5_000.0, "batch": 256, "jp
 """Images/s of an H200 with everything right: an estimate between published results; batch for each GPU."""
 
 DECODED_PER_CORE = 605.0
-"""Images/s of photographs of full size on a core here (loading.json)."""
+"""Images/s of photographs of full size on a core, as `loading` measured on the machine of results/benchmarks."""
 
 START_S = 0.4
 """Between a free GPU and the next cell's first step where an actor is reused: its data and network."""
