@@ -33,8 +33,9 @@ def lacking() -> str:
     missing = [tool for tool in TOOLS if shutil.which(tool, path=path) is None]
     if missing:
         return f"needs {', '.join(missing)}: apt-get install iproute2 openssh-server openssh-client rsync util-linux"
-    made = subprocess.run(["ip", "netns", "add", "harness-probe"], capture_output=True, text=True)
-    subprocess.run(["ip", "netns", "delete", "harness-probe"], capture_output=True)
+    probe = f"harness-probe-{os.getpid()}"  # the suite's processes ask at the same time
+    made = subprocess.run(["ip", "netns", "add", probe], capture_output=True, text=True)
+    subprocess.run(["ip", "netns", "delete", probe], capture_output=True)
     return "" if made.returncode == 0 else f"no network namespaces here: {made.stderr.strip()}"
 
 

@@ -32,7 +32,8 @@ HEALTH += " RAY_grpc_client_keepalive_time_ms=5000 RAY_grpc_client_keepalive_tim
 HEALTH += " RAY_gcs_rpc_server_reconnect_timeout_s=10"
 """Ray takes a minute by default to be sure that a host is gone, and the host minutes to be sure that it is alone."""
 
-SET = [f"--set={s}" for s in ("model.width=4", "method.name=set", "method.density=0.1", "method.interval=20")]
+SETTINGS = ("model.name=resnet18", "model.width=4", "method.name=set", "method.density=0.1", "method.interval=20")
+SET = [f"--set={setting}" for setting in SETTINGS]
 TWO = ["bench", "digits_r34", *SET, *shlex.split("--workers 2 --engine deepspeed --zero-stage 1 --tracking none")]
 LONG = ["--set=evaluation.checkpoint_seconds=0", "--set=schedule.epochs=12"]
 TWO += LONG

@@ -231,14 +231,19 @@ def trainers(out: Path) -> list[psutil.Process]:
 
 def test_a_second_driver_a_stop_and_a_full_disk(tmp_path: Path, cluster: Any) -> None:
     """A full disk is a limit on the size of the driver's own files: no mount is needed for it."""
-    recipe = {**SLOWER, "schedule": {"epochs": 240}}  # it must outlast the second driver's start
+    recipe = {**SLOWER, "schedule": {"epochs": 120}}  # they are still at it when the stop comes
     path = write_search(tmp_path, recipe=recipe, budget={"trials": 3}, confirm={"top": 0})
     out = tmp_path / "out"
     first = tune(path, out, cluster.address)
     wait_for(lambda: n_evaluations(out) >= 1)
+    held = trainers(out)
+    for trainer in held:  # so that none ends before the second driver has started
+        trainer.suspend()
     said = finish(tune(path, out, cluster.address), code=2)
     assert "another process is running the study small" in said
     first.send_signal(signal.SIGTERM)
+    for trainer in held:
+        trainer.resume()
     said = finish(first, code=75)
     assert "the same command continues" in said
     size = (out / "studies/small/journal.log").stat().st_size + 400
