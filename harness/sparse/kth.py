@@ -10,7 +10,7 @@ CHUNK = 1 << 17
 
 SAMPLE = 1 << 16
 SPREAD = 3
-"""Standard deviations of a sample's rank on either side: one look in four hundred errs, and takes a partition of all."""
+"""Standard deviations of a sample's rank on either side: one in four hundred errs, and takes a partition of all."""
 
 MANY = 1 << 19
 """From so many on, a sample pays."""
