@@ -92,8 +92,8 @@ HIDDEN = ("dense", "dst", "dst_adam", "str", "dns", "topkast", "gmp_recover", "s
 """Methods without a mask outside which stored weights are zero."""
 
 
-PHASE = {"changes": "step", "start_epoch": 2, "end_epoch": 8}
-CYCLES = {"n_cycles": 2, "cycle_epochs": 3, "interval": 5}
+PHASE = {"changes": "step", "start_epoch": 3, "end_epoch": 15}
+CYCLES = {"n_cycles": 2, "cycle_epochs": 6, "interval": 5}
 
 
 def arm(**parts: Any) -> dict[str, Any]:
@@ -127,15 +127,13 @@ class Comparison:
     model: dict[str, Any]
     lr: float
     steps: int
-    batch_size: int = 240
-    """Five steps an epoch, the last of them smaller."""
 
 
 # `methods` ends before rounding is amplified, so it compares one batch with its halves too; `arms` learns
 COMPARISONS = {
     "methods": Comparison(METHODS, {"name": "one_stage", "width": 16, "norm": "none"}, 0.05, 16),
     "bf16": Comparison(SHORT, {"name": "one_stage", "width": 8, "norm": "none"}, 0.05, 8),
-    "arms": Comparison(ARMS, {"name": "two_stages", "width": 8}, 0.1, 200, batch_size=120),
+    "arms": Comparison(ARMS, {"name": "two_stages", "width": 8}, 0.1, 200),
     "compiled": Comparison(
         {m: METHODS[m] for m in ("rigl", "east", "dst")}, {"name": "one_stage", "width": 16, "norm": "none"}, 0.05, 16
     ),
@@ -155,7 +153,7 @@ def config_for(comparison: Comparison, method: str, engine: dict[str, Any]) -> d
     clip = {"clip_norm": 1.0, "clip_rule": "dense" if method == "east" else "masked"}
     return {
         "model": comparison.model,
-        "data": {"name": "digits", "batch_size": comparison.batch_size},
+        "data": {"name": "digits", "batch_size": 240},  # five steps an epoch, the last of them smaller
         "method": comparison.methods[method],
         "optimizer": {"name": "adam", "lr": 0.01, **clip} if method.endswith("adam") else {"lr": comparison.lr, **clip},
         # lottery tickets train in rounds: one of 8 steps, and two from step 4 of it on
